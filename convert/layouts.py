@@ -1,0 +1,131 @@
+"""Every public checkpoint layout, as data: which torch name is which of our parameters.
+
+To add one: write its rules (see mapping.py for the placeholders), what it holds that localization does not use
+(mapping.py: `Drop`), and how a file of it is recognised; append it to LAYOUTS.
+"""
+
+import dataclasses
+
+from convert.mapping import Rule
+
+
+def norm(torch: str, flax: str, transform: str = "same") -> tuple[Rule, ...]:
+    """LayerNorm: weight -> scale, bias -> bias."""
+    return Rule(f"{torch}.weight", f"{flax}/scale", transform), Rule(f"{torch}.bias", f"{flax}/bias", transform)
+
+
+def dense(torch: str, flax: str, transform: str = "linear") -> tuple[Rule, ...]:
+    """A layer with kernel and bias; `transform` is the kernel's."""
+    return Rule(f"{torch}.weight", f"{flax}/kernel", transform), Rule(f"{torch}.bias", f"{flax}/bias")
+
+
+def under(prefix: str, rules: tuple) -> tuple:
+    """The same rules (or drops) for tensors whose names start with `prefix`."""
+    return tuple(dataclasses.replace(rule, torch=prefix + rule.torch) for rule in rules)
+
+
+# ---- backbones ------------------------------------------------------------------------------------------------------
+
+_BLOCKS = "backbone/blocks"
+
+# What VideoMAE's own code, mmaction2 and OpenTAD name alike.
+_VIT_COMMON = (
+    *norm("blocks.{layer}.norm1", f"{_BLOCKS}/norm1"),
+    Rule("blocks.{layer}.attn.q_bias", f"{_BLOCKS}/attention/q_bias"),
+    Rule("blocks.{layer}.attn.v_bias", f"{_BLOCKS}/attention/v_bias"),
+    Rule("blocks.{layer}.attn.qkv.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear"),
+    *dense("blocks.{layer}.attn.proj", f"{_BLOCKS}/attention/proj"),
+    *norm("blocks.{layer}.norm2", f"{_BLOCKS}/norm2"),
+)
+
+# VideoMAE (Tong et al. 2022), VideoMAEv2 (Wang et al. 2023): the authors' files.
+VIDEOMAE = (
+    *dense("patch_embed.proj", "backbone/patch_embed", "conv3d"),
+    *_VIT_COMMON,
+    *dense("blocks.{layer}.mlp.fc1", f"{_BLOCKS}/mlp/fc1"),
+    *dense("blocks.{layer}.mlp.fc2", f"{_BLOCKS}/mlp/fc2"),
+)
+
+# mmaction2's VisionTransformer, which OpenTAD's backbones are made of.
+MMACTION_VIT = (
+    *dense("patch_embed.projection", "backbone/patch_embed", "conv3d"),
+    *_VIT_COMMON,
+    *dense("blocks.{layer}.mlp.layers.0.0", f"{_BLOCKS}/mlp/fc1"),
+    *dense("blocks.{layer}.mlp.layers.1", f"{_BLOCKS}/mlp/fc2"),
+)
+
+_HF = "encoder.layer.{layer}"
+# transformers' VideoMAE: query, key and value are separate, the key has no bias.
+HUGGINGFACE_VIT = (
+    *dense("embeddings.patch_embeddings.projection", "backbone/patch_embed", "conv3d"),
+    *norm(f"{_HF}.layernorm_before", f"{_BLOCKS}/norm1"),
+    Rule(f"{_HF}.attention.attention.query.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear", part=(0, 3)),
+    Rule(f"{_HF}.attention.attention.key.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear", part=(1, 3)),
+    Rule(f"{_HF}.attention.attention.value.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear", part=(2, 3)),
+    Rule(f"{_HF}.attention.attention.q_bias", f"{_BLOCKS}/attention/q_bias"),
+    Rule(f"{_HF}.attention.attention.v_bias", f"{_BLOCKS}/attention/v_bias"),
+    *dense(f"{_HF}.attention.output.dense", f"{_BLOCKS}/attention/proj"),
+    *norm(f"{_HF}.layernorm_after", f"{_BLOCKS}/norm2"),
+    *dense(f"{_HF}.intermediate.dense", f"{_BLOCKS}/mlp/fc1"),
+    *dense(f"{_HF}.output.dense", f"{_BLOCKS}/mlp/fc2"),
+)
+
+
+# ---- adapters -------------------------------------------------------------------------------------------------------
+
+
+def _tia(torch: str) -> tuple[Rule, ...]:
+    return (
+        *dense(f"{torch}.down_proj", "adapter/down"),
+        *dense(f"{torch}.dwconv", "adapter/dwconv", "conv1d"),
+        *dense(f"{torch}.conv", "adapter/mid", "pointwise"),
+        *dense(f"{torch}.up_proj", "adapter/up"),
+        Rule(f"{torch}.gamma", "adapter/alpha"),
+    )
+
+
+TIA = _tia("blocks.{adapted}.adapter")  # AdaTAD (Liu et al. 2024, Section 3.2): inside the blocks
+TIA_SIDE = _tia("ladders.adapters.{layer}")  # AdaTAD-dagger: beside them; the index counts adapters, not layers
+
+
+# ---- heads ----------------------------------------------------------------------------------------------------------
+
+
+def _transformer_block(torch: str, flax: str, norms: str) -> tuple[Rule, ...]:
+    """A block of ActionFormer's projection; `norms`: the transform of its LayerNorms."""
+    attention = []
+    for name in ("query", "key", "value"):
+        conv = Rule(f"{torch}.attn.{name}_conv.conv.weight", f"{flax}/attention/{name}_conv/kernel", "conv1d")
+        attention += [conv, *norm(f"{torch}.attn.{name}_norm", f"{flax}/attention/{name}_norm", norms)]
+        attention += dense(f"{torch}.attn.{name}", f"{flax}/attention/{name}", "pointwise")
+    return (
+        *norm(f"{torch}.ln1", f"{flax}/norm1", norms),
+        *attention,
+        *dense(f"{torch}.attn.proj", f"{flax}/attention/proj", "pointwise"),
+        *norm(f"{torch}.ln2", f"{flax}/norm2", norms),
+        *dense(f"{torch}.mlp.0", f"{flax}/mlp/fc1", "pointwise"),
+        *dense(f"{torch}.mlp.3", f"{flax}/mlp/fc2", "pointwise"),
+        # Only where the drop path is on: without it there is no layer scale, which is a scale of one.
+        Rule(f"{torch}.drop_path_attn.scale", f"{flax}/scale_attention", "channels", optional=True),
+        Rule(f"{torch}.drop_path_mlp.scale", f"{flax}/scale_mlp", "channels", optional=True),
+    )
+
+
+_PROJECTION, _CLASSIFICATION, _REGRESSION = "head/projection", "head/classification", "head/regression"
+
+# ActionFormer (Zhang et al. 2022) as OpenTAD names it.
+ACTIONFORMER = (
+    Rule("projection.embed.{i}.conv.weight", f"{_PROJECTION}/embed_{{i}}/conv/kernel", "conv1d"),
+    *norm("projection.embed.{i}.norm", f"{_PROJECTION}/embed_{{i}}/norm"),
+    *_transformer_block("projection.stem.{i}", f"{_PROJECTION}/stem_{{i}}", "same"),
+    *_transformer_block("projection.branch.{i}", f"{_PROJECTION}/branch_{{i}}", "same"),
+    *norm("neck.fpn_norms.{i}", "head/neck/norm_{i}"),
+    Rule("rpn_head.cls_convs.{i}.conv.weight", f"{_CLASSIFICATION}/conv_{{i}}/conv/kernel", "conv1d"),
+    *norm("rpn_head.cls_convs.{i}.norm", f"{_CLASSIFICATION}/conv_{{i}}/norm"),
+    *dense("rpn_head.cls_head", f"{_CLASSIFICATION}/out", "conv1d"),
+    Rule("rpn_head.reg_convs.{i}.conv.weight", f"{_REGRESSION}/conv_{{i}}/conv/kernel", "conv1d"),
+    *norm("rpn_head.reg_convs.{i}.norm", f"{_REGRESSION}/conv_{{i}}/norm"),
+    *dense("rpn_head.reg_head", f"{_REGRESSION}/out", "conv1d"),
+    Rule("rpn_head.scale.{layer}.scale", f"{_REGRESSION}/scale"),
+    Rule("rpn_head.loss_normalizer", "state/loss_normalizer", optional=True),
+)

@@ -1,0 +1,273 @@
+"""Torch state dicts <-> this project's parameters, by one table read in both directions.
+
+A table is a tuple of `Rule(torch name, our path, transform)` (the tables themselves stand in layouts.py).
+Placeholders in a torch name:
+
+    {layer}    stacks: the tensors of all layers become one array with a leading layer axis (0, 1, 2, ... without gaps)
+    {adapted}  stacks likewise, but over the adapted layers only, ascending; their list comes back in `Report.adapted`
+    {i}        an index that our path repeats (".stem.{i}." -> "/stem_{i}/")
+
+Every transform is a bijection of one tensor, so torch -> ours -> torch is bit-identical.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tadjax.errors import WeightsError
+
+Params = dict[str, Any]  # nested dicts of arrays
+
+# name: (torch -> ours, ours -> torch). Torch keeps outputs first, this project channels last.
+TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+    "same": (lambda a: a, lambda a: a),
+    "linear": (lambda a: a.T, lambda a: a.T),  # [out, in] <-> [in, out]
+    "pointwise": (lambda a: a[:, :, 0].T, lambda a: a.T[:, :, None]),  # Conv1d k=1 [out, in, 1] <-> [in, out]
+    "conv1d": (lambda a: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)),  # [out, in/g, k] <-> [k, in/g, out]
+    "conv2d": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),  # <-> [h, w, in/g, out]
+    "conv3d": (lambda a: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2)),  # <-> [t, h, w, in/g, out]
+    "channels": (lambda a: a[0, :, 0], lambda a: a[None, :, None]),  # [1, C, 1] <-> [C]
+}
+_STACKED = ("{layer}", "{adapted}")
+_PLACEHOLDER = re.compile(r"\{(layer|adapted|i)\}")
+
+
+@functools.cache
+def _regex(torch: str) -> re.Pattern[str]:
+    return re.compile(r"(\d+)".join(re.escape(text) for text in _PLACEHOLDER.sub("\0", torch).split("\0")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of a table. `part` = (j, n): the tensor is the j-th of n equal parts of ours along its last axis."""
+
+    torch: str
+    flax: str
+    transform: str = "same"
+    part: tuple[int, int] = (0, 1)
+    optional: bool = False  # a file without it is complete
+
+    def match(self, key: str) -> int | None:
+        """The index in `key` (0 where the rule has no placeholder), or None where the rule is not about `key`."""
+        found = _regex(self.torch).fullmatch(key)
+        if not found:
+            return None
+        return int(found[1]) if found.groups() else 0
+
+    def torch_key(self, index: int) -> str:
+        return _PLACEHOLDER.sub(str(index), self.torch)
+
+    def path(self, index: int) -> str:
+        return self.flax.replace("{i}", str(index))
+
+    @property
+    def stacked(self) -> bool:
+        return any(s in self.torch for s in _STACKED)
+
+    @property
+    def group(self) -> str | None:
+        """The name before the placeholder: rules of one group must agree on the indices that exist."""
+        found = _PLACEHOLDER.search(self.torch)
+        return self.torch[: found.start()] + found[0] if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """A tensor that localization does not use, and why. It is kept beside the parameters, so that nothing is lost.
+
+    `fill` says what a torch file written from parameters that never had it holds there: "ones", "zeros" or
+    "positions"; None: the file does without.
+    """
+
+    torch: str  # a glob
+    reason: str
+    fill: str | None = None
+
+
+@dataclasses.dataclass
+class Report:
+    """What became of every key of a state dict."""
+
+    mapped: dict[str, str] = dataclasses.field(default_factory=dict)  # torch key -> our path
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # torch key -> reason
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)  # torch keys that the table wants and the file lacks
+    adapted: list[int] = dataclasses.field(default_factory=list)  # layers that {adapted} stands for
+
+    def check(self, source: str, *, allow_unknown: bool = False, allow_missing: bool = False) -> None:
+        """WeightsError that lists unknown and missing keys, unless they are allowed."""
+        problems = []
+        if self.missing and not allow_missing:
+            problems.append(f"{len(self.missing)} missing: {_some(self.missing)} (--allow-missing goes on without)")
+        if self.unknown and not allow_unknown:
+            problems.append(f"{len(self.unknown)} unknown: {_some(self.unknown)} (--allow-unknown keeps them unused)")
+        if problems:
+            raise WeightsError(f"{source}: " + "; ".join(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One torch tensor's place in one of our arrays."""
+
+    key: str
+    row: int  # position on the leading axis of a stacked array, else 0
+    rule: Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One of our arrays and the torch tensors that it is made of."""
+
+    path: str
+    pieces: tuple[Piece, ...]
+
+    def assemble(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Reads its tensors one at a time, so that no more than this array and one tensor are in memory."""
+        stacked = self.pieces[0].rule.stacked
+        array = None
+        for piece in self.pieces:
+            tensor = _transformed(piece, read(piece.key))
+            j, n = piece.rule.part
+            shape = tensor.shape if n == 1 else (*tensor.shape[:-1], n * tensor.shape[-1])
+            if array is None:
+                rows = 1 + max(p.row for p in self.pieces)
+                array = np.empty((rows, *shape), tensor.dtype)
+            if (array.shape[1:], array.dtype) != (shape, tensor.dtype):
+                raise WeightsError(
+                    f"{piece.key}: {tensor.dtype} {shape} does not fit beside {self.pieces[0].key}, "
+                    f"which is {array.dtype} {array.shape[1:]}; both are part of {self.path}"
+                )
+            if n == 1:
+                array[piece.row] = tensor
+            else:
+                array[piece.row, ..., j * tensor.shape[-1] : (j + 1) * tensor.shape[-1]] = tensor
+        return array if stacked else array.reshape(array.shape[1:])
+
+
+def plan(keys: Iterable[str], rules: Iterable[Rule], drops: Iterable[Drop] = ()) -> tuple[list[Parameter], Report]:
+    """Which of our arrays come from which torch keys; no tensor is touched."""
+    rules, drops = tuple(rules), tuple(drops)
+    report, found = Report(), {}
+    for key in keys:
+        rule, index = next(((r, i) for r in rules if (i := r.match(key)) is not None), (None, 0))
+        if rule is not None:
+            found[rule, index] = key
+            report.mapped[key] = rule.path(index)
+        elif (drop := next((d for d in drops if fnmatch.fnmatchcase(key, d.torch)), None)) is not None:
+            report.dropped[key] = drop.reason
+        else:
+            report.unknown.append(key)
+    indices: dict[str | None, set[int]] = {}
+    for rule, index in found:
+        indices.setdefault(rule.group, set()).add(index)
+    pieces: dict[str, list[Piece]] = {}
+    for rule in rules:
+        wanted = _wanted(rule, indices)
+        if "{adapted}" in rule.torch:
+            report.adapted = wanted
+        if rule.optional and not any((rule, index) in found for index in wanted):
+            continue
+        for row, index in enumerate(wanted):
+            if (rule, index) not in found:
+                report.missing.append(rule.torch_key(index))
+                continue
+            piece = Piece(found[rule, index], row if rule.stacked else 0, rule)
+            pieces.setdefault(rule.path(index), []).append(piece)
+    return [Parameter(path, tuple(found)) for path, found in pieces.items()], report
+
+
+def to_flax(state_dict: Mapping[str, Any], rules: Iterable[Rule], drops: Iterable[Drop] = ()) -> tuple[Params, Report]:
+    """A torch state dict (numpy arrays or CPU tensors) as nested dicts of numpy arrays, dtypes kept.
+
+    Unknown and missing keys stand in the report; `report.check(name)` makes them an error.
+    """
+    parameters, report = plan(state_dict, rules, drops)
+    return nested({p.path: p.assemble(lambda key: np.asarray(state_dict[key])) for p in parameters}), report
+
+
+def to_torch(params: Params, rules: Iterable[Rule], adapted: Iterable[int] = ()) -> dict[str, np.ndarray]:
+    """The inverse of `to_flax`: contiguous arrays in torch's layout, by torch key, in the order of the table.
+
+    `adapted`: the layers that the leading axis of {adapted} arrays stands for (default 0, 1, 2, ...).
+    Arrays that no rule names, or rules whose array is absent, are left out.
+    """
+    arrays, adapted, state_dict = flat(params), list(adapted), {}
+    for rule in rules:
+        for index, row, path in _places(rule, arrays, adapted):
+            array = np.asarray(arrays[path])
+            array = array if row is None else array[row]
+            j, n = rule.part
+            if n > 1:
+                size = array.shape[-1] // n
+                array = array[..., j * size : (j + 1) * size]
+            # ascontiguousarray would make a 0-d array 1-d
+            state_dict[rule.torch_key(index)] = np.array(TRANSFORMS[rule.transform][1](array), order="C")
+    return state_dict
+
+
+def flat(params: Params, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}."""
+    arrays = {}
+    for name, value in params.items():
+        arrays |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+    return arrays
+
+
+def nested(arrays: Mapping[str, Any]) -> Params:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    params: Params = {}
+    for path, array in arrays.items():
+        *folders, name = path.split("/")
+        node = params
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = array
+    return params
+
+
+def _transformed(piece: Piece, tensor: np.ndarray) -> np.ndarray:
+    try:
+        return TRANSFORMS[piece.rule.transform][0](tensor)
+    except (ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{piece.key}: a tensor of shape {tensor.shape} cannot become {piece.rule.flax} "
+            f"({piece.rule.transform}: {error})"
+        ) from error
+
+
+def _wanted(rule: Rule, indices: Mapping[str | None, set[int]]) -> list[int]:
+    """Indices that must exist for `rule`, by what the other rules of its group have."""
+    if rule.group is None:
+        return [0]
+    seen = sorted(indices.get(rule.group, ()))
+    if "{adapted}" in rule.torch or not seen:
+        return seen
+    return list(range(seen[-1] + 1))
+
+
+def _places(rule: Rule, arrays: Mapping[str, Any], adapted: list[int]) -> Iterator[tuple[int, int | None, str]]:
+    """(index in the torch name, row of the stacked array or None, path) of every tensor that `rule` writes."""
+    if rule.stacked:
+        if rule.flax in arrays:
+            rows = arrays[rule.flax].shape[0]
+            names = adapted if "{adapted}" in rule.torch and adapted else list(range(rows))
+            if len(names) != rows:
+                raise WeightsError(
+                    f"{rule.flax}: {rows} layers stacked, but the list of layers names {len(names)}: {names}"
+                )
+            yield from ((name, row, rule.flax) for row, name in enumerate(names))
+    elif "{i}" in rule.torch:
+        pattern = re.compile(re.escape(rule.flax).replace(r"\{i\}", r"(\d+)"))
+        found = sorted((int(m[1]), path) for path in arrays if (m := pattern.fullmatch(path)))
+        yield from ((index, None, path) for index, path in found)
+    elif rule.flax in arrays:
+        yield 0, None, rule.flax
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
