@@ -1,0 +1,138 @@
+"""Every field of a config, with its default and its meaning. A recipe starts from `base()` and changes some lines.
+
+Unless said otherwise the defaults are those of AdaTAD on THUMOS14 (OpenTAD's published settings). Any leaf can be
+overridden on the command line: --config.optim.head_lr=2e-4
+"""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.dtype = "bfloat16"  # of the computation; trained weights, norms, softmax and losses are float32 in any case
+
+    config.data = data = ConfigDict()
+    data.name = "custom"
+    data.annotations = ""  # ActivityNet-style JSON
+    data.classes = ""  # file with one class a line, in the order of the labels; "" derives them (sorted) from the annotations
+    data.videos = ""  # folder with one file a video, named as in the annotations, with any usual extension
+    data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
+    data.train_subset = "training"
+    data.eval_subset = "validation"
+    data.class_agnostic = False  # one class "action"; labels come from an external video classifier
+    data.max_missing = 0.05  # share of a window's frames that may fail to decode (the nearest earlier frame stands in)
+    data.max_aspect = 16 / 9  # widest picture, long side by short side; sets the size of the training canvas
+    data.workers = 8  # decoding processes on this host; 0 decodes in the main process
+    data.prefetch = 2  # batches a worker prepares ahead
+
+    config.window = window = ConfigDict()
+    window.sampling = "random_trunc"  # in training: random_trunc, sliding, or resize (the whole video to one window)
+    window.eval_sampling = "sliding"  # in evaluation and prediction: sliding or resize
+    window.frames = 768  # sampled frames that go through the backbone at once
+    window.feature_length = 768  # feature steps that the head sees; frames_per_feature = frames / feature_length
+    window.stride = 4  # video frames between two feature steps (unused by resize)
+    window.offset = 0  # video frames between a feature step's position and the first frame it covers
+    window.overlap = 0.5  # of two successive evaluation windows, as a share of the window
+    window.train_overlap = 0.25  # the same for sampling="sliding"
+    window.coverage = "full"  # full: every frame lies in an evaluation window; reference: as OpenTAD lists windows
+    window.keep_ratio = 0.75  # share of a segment that must lie in the training window for it to be kept
+    window.crop_ratio = (0.9, 1.0)  # of a video shorter than the window, the share that is kept; () keeps all
+    window.min_length = 0.0  # training segments at or below this share of the video are left out (resize)
+    window.short_side = 182  # of the decoded training frames, before augmentation
+    window.size = 160  # of the picture that the backbone sees
+
+    config.augment = augment = ConfigDict()  # see tadjax/data/augment.py
+    augment.policy = "randaugment"  # randaugment or none
+    augment.crop = True  # random resized crop; otherwise the centre square
+    augment.min_area = 0.08  # smallest area of the random crop, as a share of the picture
+    augment.flip = 0.5  # probability of a horizontal flip; 0 where left and right tell actions apart
+    augment.operations = 2  # of RandAugment, drawn a video
+    augment.magnitude = 9  # of RandAugment, 0 to 10
+    augment.jitter = True  # brightness, contrast, saturation and hue
+
+    config.backbone = backbone = ConfigDict()
+    backbone.name = "vit"
+    backbone.size = "g"  # a key of tadjax.backbones.vit.SIZES
+    backbone.overrides = ConfigDict(convert_dict=False)  # geometry fields that differ from the size's (tiny twins)
+    backbone.drop_path = 0.1  # stochastic depth, rising linearly over the layers; also in frozen layers, as published
+    backbone.weights = ""  # folder written by convert/torch_to_flax.py
+    backbone.random_init = False  # True: start from random weights on purpose
+
+    config.adaptation = adaptation = ConfigDict()
+    adaptation.method = "tia"  # none (head-only), full (fine-tuning), tia (AdaTAD)
+    adaptation.layers = ()  # adapted layers: () all, (first, last) a range with both ends, or a list of three or more
+    adaptation.ratio = 0.25  # bottleneck width by the backbone's width
+    adaptation.kernel = (3, 1, 1)  # of the depth-wise convolution over (time, height, width); () for a plain adapter
+    adaptation.residual = True  # around the depth-wise convolution
+
+    config.head = head = ConfigDict()
+    head.name = "actionformer"
+    head.width = 512
+    head.convs = (2, 2, 5)  # embedding convolutions, stem blocks, branch (stride 2) blocks; levels = branch blocks + 1
+    head.heads = 4
+    head.attention_window = -1  # feature steps a position attends to; -1 all; one number or one a level
+    head.max_length = 768  # the sequence is padded to this length
+    head.absolute_position = False
+    head.head_convs = 2
+    head.regression_ranges = ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000))  # feature steps, one a level
+    head.center_sample_radius = 1.5
+    head.label_smoothing = 0.0
+    head.reg_loss_weight = 1.0
+    head.loss_normalizer = 100.0
+    head.loss_normalizer_momentum = 0.9
+    head.class_prior = 0.01
+    head.drop_path = 0.1
+    head.proj_dropout = 0.0
+    head.input_dropout = 0.0
+
+    config.optim = optim = ConfigDict()
+    optim.batch_size = 2  # windows a step, over all devices
+    optim.accumulate = 1  # micro-batches a step: batch_size is split into that many
+    optim.head_lr = 1e-4
+    optim.head_weight_decay = 0.05
+    optim.adapter_lr = 1e-4
+    optim.adapter_weight_decay = 0.05
+    optim.backbone_lr = 1e-5  # full fine-tuning only
+    optim.backbone_weight_decay = 0.05
+    optim.clip_norm = 1.0  # of the gradients of everything trained, together; 0 = no clipping
+    optim.warmup_epochs = 5
+    optim.schedule_epochs = 100  # where the cosine ends; may lie beyond `epochs`
+    optim.epochs = 60
+    optim.min_lr = 1e-8
+    optim.ema_decay = 0.999  # 0 = evaluate the raw weights
+
+    config.train = train = ConfigDict()
+    train.eval_from_epoch = 40
+    train.eval_every_epochs = 2
+    train.checkpoint_every = 200  # steps
+    train.keep_last = 2
+    train.keep_best = 1  # by average mAP
+    train.log_every = 10  # steps
+    train.wandb = ""  # project name; needs `pip install wandb`
+
+    config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass
+    memory.remat = "block"  # none, block, nested (blocks of blocks), or offload (block inputs in host memory)
+    memory.clips_per_group = 0  # clips that go through a block at once; 0 = all
+    memory.attention = "auto"  # auto, xla, chunked, cudnn, or splash; auto picks by platform and says which
+
+    config.post = post = ConfigDict()
+    post.pre_nms_topk = 2000
+    post.pre_nms_thresh = 0.001
+    post.nms = "gaussian"  # hard, linear, gaussian, or improved_gaussian
+    post.sigma = 0.7
+    post.iou_threshold = 0.1  # of hard and linear NMS
+    post.min_score = 0.0
+    post.max_seg_num = 2000
+    post.multiclass = True  # each class on its own
+    post.voting_thresh = 0.7  # class-agnostic only; 0 = no voting
+
+    config.evaluation = evaluation = ConfigDict()
+    evaluation.tiou = (0.3, 0.4, 0.5, 0.6, 0.7)
+    evaluation.batch_size = 2
+
+    config.mesh = mesh = ConfigDict()  # devices along each axis; -1 = what is left
+    mesh.data = -1
+    mesh.clip = 1
+    mesh.fsdp = 1
+    return config

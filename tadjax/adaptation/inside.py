@@ -1,0 +1,150 @@
+"""A backbone with adapters inside (AdaTAD): each adapted block's output goes through its adapter before the next block.
+
+Written once over the backbone's contract (tadjax/backbones/vit.py): any backbone, any adapter, any subset of layers.
+
+The scan runs in *rolled* order: one step is the adapter of layer i-1, then block i. A block's output is then a step's
+very result, which the backward pass of a rematerialised step does not need, so that a second checkpoint inside (clip
+groups) does not recompute the block twice. Blocks up to and including the first adapted one have nothing trained before
+them: autodiff keeps no residuals of theirs and sends no gradient into them.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tadjax.backbones.vit import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """How activations are kept for the backward pass.
+
+    remat: "none" keeps all; "block" keeps the input of each block and recomputes the rest; "nested" keeps the input of
+    about every sqrt(layers)-th block only. clips_per_group: clips of a window that go through a block at once, which
+    bounds what one block holds; 0 = all.
+    """
+
+    remat: str = "block"
+    clips_per_group: int = 0
+
+
+def run(
+    backbone: Any,
+    params: Any,
+    frames: jax.Array,
+    *,
+    adapter: nn.Module | None = None,
+    adapter_params: Any = None,
+    layers: tuple[int, ...] = (),
+    branch_scales: list[jax.Array] | None = None,
+    memory: Memory,
+) -> jax.Array:
+    """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, T', D].
+
+    layers: the adapted layers, ascending, counted from 0 over all stages; `adapter_params` is stacked over them.
+    branch_scales: the draws of stochastic depth (`backbone.drop_path`); None for none.
+    """
+    x = backbone.embed(params, frames)
+    first = 0
+    for index, stage in enumerate(backbone.stages(params)):
+        depth = _depth(stage.params)
+        inside = [layer - first for layer in layers if first <= layer < first + depth]
+        used = sum(layer < first for layer in layers)
+        of_stage = _slice(adapter_params, used, len(inside))
+        scales = None if branch_scales is None else branch_scales[index]
+        x = _run_stage(stage, x, adapter, of_stage, inside, scales, memory)
+        first += depth
+    return backbone.pool(x)
+
+
+def _run_stage(
+    stage: Stage,
+    x: jax.Array,
+    adapter: nn.Module | None,
+    adapter_params: Any,
+    layers: list[int],
+    scales: jax.Array | None,
+    memory: Memory,
+) -> jax.Array:
+    block = in_clip_groups(stage, memory.clips_per_group)
+
+    def adapt(params: Any, x: jax.Array) -> jax.Array:
+        return x if params is None else x + adapter.apply({"params": params}, x)
+
+    def step(x: jax.Array, layer: tuple[Any, Any, jax.Array | None]) -> tuple[jax.Array, None]:
+        adapter_before, params, scale = layer
+        return block(params, adapt(adapter_before, x), scale), None
+
+    used = 0
+    for begin, count, has_adapter in _rolled_runs(_depth(stage.params), layers):
+        adapters = _slice(adapter_params, used, count) if has_adapter else None
+        used += count if has_adapter else 0
+        x = scan_layers(step, x, (adapters, _slice(stage.params, begin, count), _slice(scales, begin, count)), memory)
+    if used < len(layers):  # the last layer's own adapter has no block after it
+        x = jax.checkpoint(adapt)(jax.tree.map(lambda a: a[-1], adapter_params), x)
+    return x
+
+
+def _rolled_runs(depth: int, layers: list[int]) -> Iterator[tuple[int, int, bool]]:
+    """(first layer, count, is there an adapter before each) of the maximal runs of layers that one scan can do."""
+    for has_adapter, run_ in itertools.groupby(range(depth), key=lambda i: i - 1 in layers):
+        members = list(run_)
+        yield members[0], len(members), has_adapter
+
+
+def in_clip_groups(stage: Stage, clips_per_group: int) -> Callable:
+    """The stage's block over groups of clips, one group after the other, each recomputed alone in the backward pass.
+
+    Raises ValueError if the window's clips are no whole number of groups.
+    """
+    if not clips_per_group or not stage.clip_steps:
+        return stage.block
+
+    def grouped(params: Any, x: jax.Array, scale: jax.Array | None) -> jax.Array:
+        clips = x.shape[1] // stage.clip_steps
+        if clips % clips_per_group:
+            raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
+        groups = clips // clips_per_group
+        parts = (_split(x, 1, groups), None if scale is None else _split(scale, 2, groups))
+        block = jax.checkpoint(lambda part: stage.block(params, *part))
+        return _join(jax.lax.map(block, parts), 1)
+
+    return grouped
+
+
+def _split(x: jax.Array, axis: int, groups: int) -> jax.Array:
+    """[..., n, ...] -> [groups, ..., n / groups, ...]."""
+    shape = (*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+
+def _join(x: jax.Array, axis: int) -> jax.Array:
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> jax.Array:
+    """Scans `step` over layers stacked on a leading axis, keeping activations as `memory.remat` says."""
+    if memory.remat == "none":
+        return jax.lax.scan(step, x, stacked)[0]
+    body = jax.checkpoint(step, prevent_cse=False)
+    depth = _depth(stacked)
+    outer = max(d for d in range(1, int(depth**0.5) + 1) if depth % d == 0)
+    if memory.remat == "nested" and outer > 1:
+        nested = jax.tree.map(lambda a: a.reshape(outer, depth // outer, *a.shape[1:]), stacked)
+        many = jax.checkpoint(lambda x, layers: (jax.lax.scan(body, x, layers)[0], None), prevent_cse=False)
+        return jax.lax.scan(many, x, nested)[0]
+    return jax.lax.scan(body, x, stacked)[0]
+
+
+def _depth(stacked: Any) -> int:
+    return jax.tree.leaves(stacked)[0].shape[0]
+
+
+def _slice(stacked: Any, begin: int, count: int) -> Any:
+    return jax.tree.map(lambda a: a[begin : begin + count], stacked)
