@@ -1,0 +1,132 @@
+"""ActionFormer (projection, neck, head, losses, gradients, proposals) against the published PyTorch code."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from convert.layouts import ACTIONFORMER
+from convert.mapping import to_flax, to_torch
+
+from tadjax.heads.actionformer import ActionFormer
+from tests.golden.compare import Row
+
+FEATURES = dict(atol=5e-5)  # features, logits, regression, proposals
+LOSS = dict(rtol=2e-5)
+
+
+def matches(name: str, keys: set[str]) -> bool:
+    return {"out/proj_feat_0", "out/reg_0", "out/positive_mask", "out/proposals_0"} <= keys
+
+
+def head_from_config(model: dict) -> ActionFormer:
+    """The head that a config of the published code describes."""
+    projection, rpn = model["projection"], model["rpn_head"]
+    window = projection["attn_cfg"]["n_mha_win_size"]
+    return ActionFormer(
+        classes=rpn["num_classes"],
+        width=projection["out_channels"],
+        convs=tuple(projection["arch"]),
+        heads=projection["attn_cfg"]["n_head"],
+        attention_window=window if isinstance(window, int) else tuple(window),
+        max_length=projection["max_seq_len"],
+        absolute_position=projection["use_abs_pe"],
+        head_convs=rpn["num_convs"],
+        regression_ranges=tuple(map(tuple, rpn["prior_generator"]["regression_range"])),
+        center_sample_radius=rpn["center_sample_radius"],
+        filter_similar_gt=rpn.get("filter_similar_gt", True),
+        label_smoothing=rpn["label_smoothing"],
+        reg_loss_weight=rpn["loss_weight"],
+        loss_normalizer_momentum=rpn["loss_normalizer_momentum"],
+        drop_path=projection["path_pdrop"],
+    )
+
+
+def pad_targets(counts: np.ndarray, segments: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Ragged ground truth, concatenated in sample order -> [B, M] arrays and their mask."""
+    valid = np.arange(max(counts.max(), 1)) < counts[:, None]
+    padded = {"segments": np.zeros((*valid.shape, 2), np.float32), "labels": np.zeros(valid.shape, np.int32)}
+    padded["segments"][valid], padded["labels"][valid] = segments, labels
+    return padded | {"segment_valid": valid}
+
+
+def check(path: pathlib.Path) -> Iterator[Row]:
+    arrays = dict(np.load(path, allow_pickle=False))
+    head = head_from_config(json.loads(str(arrays["config"]))["model"])
+    parameters, report = to_flax({k[3:]: v for k, v in arrays.items() if k.startswith("sd/")}, ACTIONFORMER)
+    report.check(path.name)
+    params, state = parameters["head"], parameters["state"]
+    with jax.default_matmul_precision("highest"):
+        yield from _forward(head, params, arrays)
+        yield from _losses(head, params, state, arrays)
+        yield from _proposals(head, params, arrays)
+
+
+def _features(arrays: dict, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
+    return arrays[f"in/{prefix}feats"].transpose(0, 2, 1), arrays[f"in/{prefix}masks"].astype(bool)
+
+
+def _targets(arrays: dict) -> dict[str, np.ndarray]:
+    return pad_targets(arrays["in/gt_count"], arrays["in/gt_segments"], arrays["in/gt_labels"])
+
+
+def _forward(head: ActionFormer, params: dict, arrays: dict) -> Iterator[Row]:
+    features, valid = _features(arrays)
+    pyramid = jax.jit(head.apply)({"params": params}, features, valid)
+    fields = dict(proj_feat="features", neck_feat="normed", cls_logits="logits", reg="offsets")
+    for name, field in fields.items():
+        for i, got in enumerate(getattr(pyramid, field)):
+            yield Row(f"out/{name}_{i}", np.swapaxes(got, 1, 2), arrays[f"out/{name}_{i}"], **FEATURES)
+    for i, got in enumerate(pyramid.valid):
+        yield Row(f"out/mask_{i}", got, arrays[f"out/mask_{i}"])
+
+    points = head.points(pyramid)
+    yield Row("out/points", points, np.concatenate([arrays[f"out/points_{i}"] for i in range(len(pyramid.valid))]))
+    classes, offsets = jax.jit(head.point_targets)(points, _targets(arrays))
+    some = arrays["out/cls_targets"].any(-1)
+    positive = np.asarray(classes).any(-1) & np.concatenate(pyramid.valid, axis=1)
+    yield Row("out/cls_targets", classes, arrays["out/cls_targets"])
+    yield Row("out/reg_targets", np.asarray(offsets)[some], arrays["out/reg_targets"][some], **FEATURES)
+    yield Row("out/positive_mask", positive, arrays["out/positive_mask"])
+    yield Row("out/num_pos", positive.sum(), arrays["out/num_pos"])
+
+
+def _losses(head: ActionFormer, params: dict, state: dict, arrays: dict) -> Iterator[Row]:
+    features, valid = _features(arrays)
+    targets = _targets(arrays)
+
+    def total(params: dict, train: bool) -> tuple:
+        losses, new_state = head.losses(params, state, features, valid, targets, train=train)
+        return losses["loss"], (losses, new_state)
+
+    _, (losses, new_state) = jax.jit(total, static_argnums=1)(params, False)
+    yield from _loss_rows("eval", losses, arrays)
+    yield Row("normalizer kept in evaluation", new_state["loss_normalizer"], state["loss_normalizer"])
+    (_, (losses, new_state)), grads = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)(params, True)
+    yield from _loss_rows("train", losses, arrays)
+    yield Row("out/loss_normalizer_after", new_state["loss_normalizer"], arrays["out/loss_normalizer_after"], **LOSS)
+
+    got = to_torch({"head": grads}, ACTIONFORMER)
+    for key in sorted(k for k in arrays if k.startswith("grad/")):
+        # The bias of keys, and of the norm before them, has no true gradient: softmax does not see it.
+        noise = key.endswith(("attn.key.bias", "attn.key_norm.bias"))
+        atol = 1e-7 if noise else max(2e-6, 1e-4 * float(np.abs(arrays[key]).max()))
+        yield Row(key, got[key.removeprefix("grad/")], arrays[key], atol)
+
+
+def _loss_rows(mode: str, losses: dict, arrays: dict) -> Iterator[Row]:
+    for theirs, ours in dict(cls_loss="classification", reg_loss="regression", cost="loss").items():
+        yield Row(f"out/{mode}_{theirs}", losses[ours], arrays[f"out/{mode}_{theirs}"], **LOSS)
+
+
+def _proposals(head: ActionFormer, params: dict, arrays: dict) -> Iterator[Row]:
+    candidates = jax.jit(head.candidates)
+    for prefix in ("", "short_", "long_"):
+        if f"in/{prefix}feats" not in arrays:
+            continue
+        found = {k: np.asarray(v) for k, v in candidates(params, *_features(arrays, prefix)).items()}
+        for b, valid in enumerate(found["valid"]):
+            for theirs, ours in dict(proposals="segments", scores="scores").items():
+                name = f"out/{prefix}{theirs}_{b}"
+                yield Row(name, found[ours][b][valid], arrays[name], **FEATURES)
