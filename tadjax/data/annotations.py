@@ -1,0 +1,300 @@
+"""Annotation files: ActivityNet-style JSON, the format in which every public TAL data set is shipped.
+
+    {"database": {video: {"subset": ..., "duration": seconds, "frame" and/or "fps": ...,
+                          "annotations": [{"segment": [start s, end s], "label": ...}, ...]}}}
+
+What cannot be read raises one DataError. What can be read but looks wrong becomes one `Defect`: counted, named by file,
+video and index, with what was done about it. Segments are never altered: sampling cuts them to its windows.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from tadjax.errors import DataError
+
+AMBIGUOUS = "Ambiguous"  # THUMOS14 marks with this label what is neither an action nor certainly none
+MAX_FPS = 1000.0  # beyond it, "duration" or "frame" is in another unit
+FPS_TOLERANCE = 0.01  # "frame" / "duration" and "fps" may differ by this share: durations are rounded
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One annotation (or, with index None, one video) that looks wrong, and what was done about it."""
+
+    file: str
+    video: str
+    index: int | None  # into the video's "annotations"
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        where = f"video {self.video!r}" + ("" if self.index is None else f", annotation {self.index}")
+        return f"{self.file}: {where}: {self.kind} ({self.detail})"
+
+
+# Kinds of defect, each with what is done.
+REVERSED = "ends before it starts: dropped"
+EMPTY = "ends where it starts: kept, but no feature step lies inside it"
+OUTSIDE = "lies outside the video: dropped"
+NEGATIVE_START = "starts before 0 s: kept, windows cut it"
+PAST_END = "ends after the video: kept, windows cut it"
+DUPLICATE = "repeats an earlier annotation: dropped"
+UNLABELLED = "no annotations: not used in training"
+FPS_MISMATCH = '"fps" disagrees with "frame" / "duration": "frame" counts'
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """One annotated video."""
+
+    name: str
+    subset: str
+    duration: float  # seconds
+    frames: int  # as annotated; 0 if the file does not say
+    fps: float  # frames / duration, or as annotated; 0 if the file says neither
+    segments: np.ndarray  # float64 [n, 2], seconds, in the order of the file
+    labels: np.ndarray  # int32 [n], indices into the classes
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The videos of the requested subsets, in the order of the file."""
+
+    videos: tuple[Video, ...]
+    classes: tuple[str, ...]
+    warnings: tuple[Defect, ...]
+
+    def summary(self) -> list[str]:
+        """One line for every kind of defect: how many, and the first as an example."""
+        by_kind: dict[str, list[Defect]] = {}
+        for defect in self.warnings:
+            by_kind.setdefault(defect.kind, []).append(defect)
+        return [f"{len(found)} x {kind}; first: {found[0]}" for kind, found in by_kind.items()]
+
+
+def load_annotations(
+    path: str | PathLike[str],
+    subsets: str | Sequence[str],
+    classes: str | PathLike[str] | Sequence[str] | None = None,
+) -> Annotations:
+    """Reads an annotation file.
+
+    Args:
+      path: the JSON file.
+      subsets: the subset or subsets whose videos are wanted, spelt as in the file.
+      classes: the class names in the order of the labels, or a text file with one a line; None derives them, sorted,
+        from the labels of all subsets of the file (so that training and evaluation agree).
+
+    Raises:
+      DataError: not a readable file of this format, no such subset, or a label that is not among the classes.
+    """
+    database = read_database(path)
+    return parse_database(database, subsets, classes, str(path))
+
+
+def read_database(path: str | PathLike[str]) -> dict[str, Any]:
+    """The "database" of an ActivityNet-style JSON file; DataError if the file is not one."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_repeated_keys)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such annotation file") from error
+    except OSError as error:
+        raise DataError(f"{path}: the annotation file cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a repeated key, or nested beyond reason
+        raise DataError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
+        raise DataError(f'{path}: not ActivityNet-style annotations: there is no "database" object at the top level')
+    return content["database"]
+
+
+def parse_database(
+    database: Mapping[str, Any],
+    subsets: str | Sequence[str],
+    classes: str | PathLike[str] | Sequence[str] | None = None,
+    file: str = "annotations",
+) -> Annotations:
+    """`load_annotations` for a "database" already in memory; `file` is what messages call it."""
+    subsets = (subsets,) if isinstance(subsets, str) else tuple(subsets)
+    for name, entry in database.items():
+        _check_name(file, name)
+        if not isinstance(entry, dict):
+            raise DataError(f"{file}: video {name!r}: is {entry!r}, not an object")
+    found = {name: _text(entry, "subset", f"{file}: video {name!r}") for name, entry in database.items()}
+    for subset in subsets:
+        if subset not in found.values():
+            raise DataError(f"{file}: no video is in subset {subset!r}; there are {sorted(set(found.values()))}")
+    classes = derive_classes(database, file) if classes is None else read_classes(classes)
+    if not classes:
+        raise DataError(f"{file}: no annotation has a label, so no classes can be derived; name a file of classes")
+
+    label_of = {name: label for label, name in enumerate(classes)}
+    videos, warnings = [], []
+    for name, entry in database.items():
+        if found[name] in subsets:
+            video, defects = _parse_video(file, name, entry, label_of)
+            videos.append(video)
+            warnings.extend(defects)
+    return Annotations(tuple(videos), classes, tuple(warnings))
+
+
+def derive_classes(database: Mapping[str, Any], file: str = "annotations") -> tuple[str, ...]:
+    """The labels of all videos of all subsets, sorted, without `Ambiguous`."""
+    labels = {label for name, entry in database.items() for _, _, label in _parse_segments(file, name, entry)}
+    return tuple(sorted(labels))
+
+
+def read_classes(classes: str | PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    """Class names from a text file, one a line in the order of the labels, or from a sequence of names."""
+    if isinstance(classes, (str, PathLike)):
+        source = str(classes)
+        try:
+            names = tuple(line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines())
+        except OSError as error:
+            raise DataError(f"{source}: the file of classes cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: the file of classes is not UTF-8 text") from error
+        while (
+            names and not names[-1]
+        ):  # blank lines at the end name no class; a blank line between two would shift labels
+            names = names[:-1]
+    else:
+        source, names = "classes", tuple(classes)
+    for label, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{source}: class {label} has no name; give one name a line")
+        if name in names[:label]:
+            raise DataError(f"{source}: class {name!r} stands at {names.index(name)} and again at {label}")
+    if not names:
+        raise DataError(f"{source}: names no class; give one name a line")
+    return names
+
+
+def _parse_video(
+    file: str, name: str, entry: Mapping[str, Any], label_of: dict[str, int]
+) -> tuple[Video, list[Defect]]:
+    """One video of the database, and what looks wrong about it."""
+    where = f"{file}: video {name!r}"
+    duration = _positive(entry, "duration", where)
+    frames = _positive(entry, "frame", where) if "frame" in entry else 0
+    if frames != int(frames):
+        raise DataError(f'{where}: "frame" is {frames}; it is the number of frames, a whole number')
+    fps = _positive(entry, "fps", where) if "fps" in entry else 0.0
+    defects = []
+    if frames:
+        counted = frames / duration
+        if fps and abs(fps - counted) > FPS_TOLERANCE * fps:
+            defects.append(Defect(file, name, None, FPS_MISMATCH, f"{fps:g} and {counted:g}"))
+        fps = counted
+    if fps > MAX_FPS:
+        raise DataError(f'{where}: {fps:g} frames a second; "duration" is in seconds, "frame" the number of frames')
+
+    segments: list[tuple[float, float]] = []
+    labels: list[int] = []
+    seen = set()
+    for index, (start, end), text in _parse_segments(file, name, entry):
+        if text not in label_of:
+            raise DataError(f"{where}, annotation {index}: label {text!r} is not among the {len(label_of)} classes")
+        label = label_of[text]
+        kind = DUPLICATE if (start, end, label) in seen else _defect_of(start, end, duration)
+        seen.add((start, end, label))
+        if kind:
+            defects.append(Defect(file, name, index, kind, f"{start:g} s to {end:g} s of {duration:g} s, {text!r}"))
+        if kind not in (REVERSED, OUTSIDE, DUPLICATE):
+            segments.append((start, end))
+            labels.append(label)
+    if not entry.get("annotations"):
+        defects.append(Defect(file, name, None, UNLABELLED, f"subset {entry['subset']!r}"))
+    video = Video(
+        name=name,
+        subset=entry["subset"],
+        duration=duration,
+        frames=int(frames),
+        fps=fps,
+        segments=np.array(segments, np.float64).reshape(-1, 2),
+        labels=np.array(labels, np.int32),
+    )
+    return video, defects
+
+
+def _defect_of(start: float, end: float, duration: float) -> str | None:
+    if end < start:
+        return REVERSED
+    if end == start:
+        return EMPTY
+    if start >= duration or end <= 0:
+        return OUTSIDE
+    if end > duration:
+        return PAST_END
+    return NEGATIVE_START if start < 0 else None
+
+
+def _parse_segments(file: str, name: str, entry: Mapping[str, Any]) -> Iterator[tuple[int, tuple[float, float], str]]:
+    """(index, (start s, end s), label) of the annotations in order, without `Ambiguous`; test videos have none."""
+    annotations = entry.get("annotations", [])
+    if not isinstance(annotations, list):
+        raise DataError(f'{file}: video {name!r}: "annotations" is {annotations!r:.80}, not a list')
+    for index, annotation in enumerate(annotations):
+        where = f"{file}: video {name!r}, annotation {index}"
+        if not isinstance(annotation, dict):
+            raise DataError(f"{where}: is {annotation!r:.80}, not an object")
+        label = _text(annotation, "label", where)
+        if label == AMBIGUOUS:
+            continue
+        if "segment" not in annotation:
+            raise DataError(f'{where}: "segment" is missing; it is [start, end] in seconds')
+        segment = annotation["segment"]
+        if not isinstance(segment, list) or len(segment) != 2 or not all(map(_is_number, segment)):
+            raise DataError(f'{where}: "segment" is {segment!r:.80}, not [start, end] in seconds')
+        yield index, (float(segment[0]), float(segment[1])), label
+
+
+def _check_name(file: str, name: str) -> None:
+    """The name becomes part of a path: one that leads out of the data folder is refused, on any operating system."""
+    windows = PureWindowsPath(name)
+    leads_out = PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    if not name or leads_out or not name.isprintable():
+        raise DataError(
+            f"{file}: video {name!r}: the name must be a file name without extension, inside the data folder"
+        )
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    if key not in entry:
+        raise DataError(f'{where}: "{key}" is missing')
+    if not isinstance(entry[key], str) or not entry[key]:
+        raise DataError(f'{where}: "{key}" is {entry[key]!r:.80}, not a text')
+    return entry[key]
+
+
+def _positive(entry: Mapping[str, Any], key: str, where: str) -> float:
+    if key not in entry:
+        raise DataError(f'{where}: "{key}" is missing')
+    if not _is_number(entry[key]) or entry[key] <= 0:
+        raise DataError(f'{where}: "{key}" is {entry[key]!r:.80}, not a positive number')
+    return float(entry[key])
+
+
+def _is_number(value: Any) -> bool:
+    """JSON lets true, NaN, Infinity and integers beyond any float through."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A key given twice would silently hide the first value: half of a video's annotations, for one."""
+    entry = dict(pairs)
+    if len(entry) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice in one object")
+    return entry
