@@ -38,7 +38,10 @@ def base() -> ConfigDict:
     window.coverage = "full"  # full: every frame lies in an evaluation window; reference: as OpenTAD lists windows
     window.keep_ratio = 0.75  # share of a segment that must lie in the training window for it to be kept
     window.crop_ratio = (0.9, 1.0)  # of a video shorter than the window, the share that is kept; () keeps all
-    window.min_length = 0.0  # training segments at or below this share of the video are left out (resize)
+    window.ioa_threshold = 0.75  # sliding training windows keep segments of which more than this share lies inside
+    window.whole_frames = True  # annotated seconds are cut to whole frames (THUMOS; not ActivityNet, Charades)
+    window.filter_segments = False  # leave out training segments that are empty or, with resize, up to min_length long
+    window.min_length = 0.01  # share of the video
     window.short_side = 182  # of the decoded training frames, before augmentation
     window.size = 160  # of the picture that the backbone sees
 
@@ -54,7 +57,7 @@ def base() -> ConfigDict:
     config.backbone = backbone = ConfigDict()
     backbone.name = "vit"
     backbone.size = "g"  # a key of tadjax.backbones.vit.SIZES
-    backbone.overrides = ConfigDict(convert_dict=False)  # geometry fields that differ from the size's (tiny twins)
+    backbone.image = 224  # pixels; side of the pictures that the weights were pre-trained on (their position table)
     backbone.drop_path = 0.1  # stochastic depth, rising linearly over the layers; also in frozen layers, as published
     backbone.weights = ""  # folder written by convert/torch_to_flax.py
     backbone.random_init = False  # True: start from random weights on purpose
@@ -77,6 +80,7 @@ def base() -> ConfigDict:
     head.head_convs = 2
     head.regression_ranges = ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000))  # feature steps, one a level
     head.center_sample_radius = 1.5
+    head.filter_similar_gt = True  # all instances within 1e-3 of the shortest at a point give it their class
     head.label_smoothing = 0.0
     head.reg_loss_weight = 1.0
     head.loss_normalizer = 100.0
@@ -109,6 +113,7 @@ def base() -> ConfigDict:
     train.keep_last = 2
     train.keep_best = 1  # by average mAP
     train.log_every = 10  # steps
+    train.max_skipped = 10  # steps in a row with a loss or gradient that is not finite, after which the run stops
     train.wandb = ""  # project name; needs `pip install wandb`
 
     config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass
@@ -135,4 +140,37 @@ def base() -> ConfigDict:
     mesh.data = -1
     mesh.clip = 1
     mesh.fsdp = 1
+    return config
+
+
+def thumos() -> ConfigDict:
+    """THUMOS14: 200 training and 213 test videos, 20 actions. OpenTAD's annotation file, where the subsets are called
+    training and validation."""
+    config = base()
+    config.data.name = "thumos14"
+    config.data.annotations = "data/thumos14/annotations.json"
+    config.data.classes = "data/thumos14/classes.txt"
+    config.data.videos = "data/thumos14/videos"
+    config.data.max_aspect = 4 / 3
+    return config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The tiny twin of any config: the same program, small enough for a CPU minute. Used by the tests."""
+    window = config.window
+    frames_per_feature = window.frames // window.feature_length
+    window.feature_length = 32
+    window.frames = 32 * frames_per_feature
+    window.short_side, window.size = 36, 32
+    config.dtype = "float32"
+    config.backbone.size = "tiny"
+    config.backbone.random_init = True
+    if len(config.adaptation.layers):
+        config.adaptation.layers = (2, 3)  # the tiny backbone's last half
+    config.head.width, config.head.max_length = 32, 32
+    config.head.convs = (2, 2, 3)
+    config.head.regression_ranges = ((0, 4), (4, 8), (8, 16), (16, 10000))
+    config.optim.epochs, config.optim.warmup_epochs = 1, 0
+    config.train.eval_from_epoch = 0
+    config.data.workers = 0
     return config

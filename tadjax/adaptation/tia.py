@@ -27,7 +27,6 @@ class Tia(nn.Module):
     residual: keeps h in h'. `halo` widens h in time by what lies outside of this shard of the window.
     """
 
-    width: int
     hidden: int
     kernel: tuple[int, ...] = (3, 1, 1)
     residual: bool = True
@@ -42,7 +41,7 @@ class Tia(nn.Module):
             mixed = self._dense(self.hidden, nn.initializers.normal((2 / self.hidden) ** 0.5), "mid")(mixed)
             h = h + mixed if self.residual else mixed
         alpha = self.param("alpha", nn.initializers.ones, (1,))
-        return alpha.astype(self.dtype) * self._dense(self.width, nn.initializers.zeros, "up")(h)
+        return alpha.astype(self.dtype) * self._dense(x.shape[-1], nn.initializers.zeros, "up")(h)
 
     def _dense(self, features: int, init: Callable, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)

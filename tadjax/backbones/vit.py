@@ -31,6 +31,8 @@ SIZES = {
     "l": dict(width=1024, depth=24, heads=16, patch=16, mlp_width=4096),
     "h": dict(width=1280, depth=32, heads=16, patch=16, mlp_width=5120),
     "g": dict(width=1408, depth=40, heads=16, patch=14, mlp_width=6144),
+    "tiny": dict(width=48, depth=4, heads=4, patch=16, mlp_width=192),  # the configs' tiny twins
+    "demo": dict(width=96, depth=6, heads=4, patch=16, mlp_width=384),
 }
 
 _kernel_init = nn.initializers.truncated_normal(0.02)

@@ -1,0 +1,298 @@
+"""Checks a config before anything is loaded, and says in words what is wrong with it. Imports no JAX: errors come fast."""
+
+import difflib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tadjax.errors import ConfigError
+
+# Fields that may differ between a run and its resumption: they change nothing of what is computed.
+RUNTIME = (
+    "data.annotations",
+    "data.classes",
+    "data.videos",
+    "data.workers",
+    "data.prefetch",
+    "backbone.weights",
+    "train.",
+    "memory.",
+    "mesh.",
+    "evaluation.batch_size",
+)
+
+Rule = Callable[[Any], str | None]
+
+
+def one_of(*choices: Any) -> Rule:
+    def rule(value: Any) -> str | None:
+        if value in choices:
+            return None
+        close = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"must be one of {', '.join(repr(c) for c in choices)}{hint}"
+
+    return rule
+
+
+def within(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+    """low <= value <= high, or low < value where `above`."""
+
+    def rule(value: Any) -> str | None:
+        if (value > low if above else value >= low) and value <= high:
+            return None
+        lower = f"above {low:g}" if above else f"at least {low:g}"
+        return f"must be {lower}" + (f" and at most {high:g}" if high != float("inf") else "")
+
+    return rule
+
+
+def pair_within(low: float, high: float) -> Rule:
+    def rule(value: Any) -> str | None:
+        if len(value) == 0 or (len(value) == 2 and low <= value[0] <= value[1] <= high):
+            return None
+        return f"must be () or two numbers, ascending, from {low:g} to {high:g}"
+
+    return rule
+
+
+positive, share = within(0, above=True), within(0, 1)
+
+RULES: dict[str, Rule] = {
+    "seed": within(0, 2**31 - 1),
+    "dtype": one_of("bfloat16", "float32"),
+    "data.max_missing": share,
+    "data.max_aspect": within(1, 4),
+    "data.workers": within(0, 256),
+    "data.prefetch": within(1, 64),
+    "window.sampling": one_of("random_trunc", "sliding", "resize"),
+    "window.eval_sampling": one_of("sliding", "resize"),
+    "window.frames": positive,
+    "window.feature_length": positive,
+    "window.stride": positive,
+    "window.overlap": within(0, 0.95),
+    "window.train_overlap": within(0, 0.95),
+    "window.coverage": one_of("full", "reference"),
+    "window.keep_ratio": share,
+    "window.crop_ratio": pair_within(0, 1),
+    "window.ioa_threshold": share,
+    "window.min_length": share,
+    "window.short_side": positive,
+    "window.size": positive,
+    "augment.policy": one_of("randaugment", "none"),
+    "augment.min_area": within(0, 1, above=True),
+    "augment.flip": share,
+    "augment.operations": within(0, 8),
+    "augment.magnitude": within(0, 10),
+    "backbone.name": one_of("vit"),
+    "backbone.size": one_of("s", "b", "l", "h", "g", "tiny", "demo"),
+    "backbone.image": positive,
+    "backbone.drop_path": within(0, 0.9),
+    "adaptation.method": one_of("none", "full", "tia"),
+    "adaptation.ratio": within(0, 1, above=True),
+    "head.name": one_of("actionformer"),
+    "head.width": positive,
+    "head.heads": positive,
+    "head.max_length": positive,
+    "head.head_convs": within(0),
+    "head.center_sample_radius": positive,
+    "head.label_smoothing": share,
+    "head.reg_loss_weight": positive,
+    "head.loss_normalizer": positive,
+    "head.loss_normalizer_momentum": share,
+    "head.class_prior": within(0, 1, above=True),
+    "head.drop_path": within(0, 0.9),
+    "head.proj_dropout": within(0, 0.9),
+    "head.input_dropout": within(0, 0.9),
+    "optim.batch_size": positive,
+    "optim.accumulate": positive,
+    "optim.head_lr": within(0),
+    "optim.head_weight_decay": within(0),
+    "optim.adapter_lr": within(0),
+    "optim.adapter_weight_decay": within(0),
+    "optim.backbone_lr": within(0),
+    "optim.backbone_weight_decay": within(0),
+    "optim.clip_norm": within(0),
+    "optim.warmup_epochs": within(0),
+    "optim.schedule_epochs": positive,
+    "optim.epochs": positive,
+    "optim.min_lr": within(0),
+    "optim.ema_decay": within(0, 1),
+    "train.eval_from_epoch": within(0),
+    "train.eval_every_epochs": positive,
+    "train.checkpoint_every": positive,
+    "train.keep_last": positive,
+    "train.keep_best": within(0),
+    "train.log_every": positive,
+    "train.max_skipped": positive,
+    "memory.remat": one_of("none", "block", "nested"),
+    "memory.clips_per_group": within(0),
+    "memory.attention": one_of("auto", "xla", "chunked", "cudnn", "splash"),
+    "post.pre_nms_topk": positive,
+    "post.pre_nms_thresh": share,
+    "post.nms": one_of("hard", "linear", "gaussian", "improved_gaussian"),
+    "post.sigma": positive,
+    "post.iou_threshold": share,
+    "post.min_score": share,
+    "post.max_seg_num": positive,
+    "post.voting_thresh": share,
+    "evaluation.batch_size": positive,
+}
+
+
+def reference() -> ConfigDict:
+    """All fields with their defaults: configs/common.py beside this package."""
+    path = pathlib.Path(__file__).parents[1] / "configs" / "common.py"
+    spec = importlib.util.spec_from_file_location("tadjax_configs_common", path)
+    if spec is None or not path.exists():
+        raise ConfigError(f"{path} is missing: run from a complete checkout")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.base()
+
+
+def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every leaf."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def check(config: ConfigDict, reference: ConfigDict) -> None:
+    """Raises ConfigError that lists every wrong field of `config`; `reference` holds all fields with their defaults.
+
+    Names, types, ranges, then what must agree between fields. Touches no file and no device.
+    """
+    known, given = dict(fields(reference)), dict(fields(config))
+    wrong = [_unknown(name, known) for name in given if name not in known]
+    wrong += [f"config.{name} is missing" for name in known if name not in given]
+    for name, value in given.items():
+        if name not in known:
+            continue
+        problem = _type_problem(value, known[name]) or RULES.get(name, lambda _: None)(value)
+        if problem:
+            wrong.append(f"config.{name} = {value!r}: {problem}")
+    wrong = wrong or list(_disagreements(config))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _unknown(name: str, known: dict[str, Any]) -> str:
+    """The message for a field that does not exist: the closest one by its last part, else by the whole name."""
+    section, _, leaf = name.rpartition(".")
+    siblings = {n.rpartition(".")[2]: n for n in known if n.rpartition(".")[0] == section}
+    close = difflib.get_close_matches(leaf, siblings, 1, 0.5)
+    best = siblings[close[0]] if close else next(iter(difflib.get_close_matches(name, known, 1, 0.4)), None)
+    return f"config.{name}: no such field" + (f"; did you mean config.{best}?" if best else "")
+
+
+def _type_problem(value: Any, default: Any) -> str | None:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return None if isinstance(default, bool) and isinstance(value, bool) else f"must be {_kind(default)}"
+    if isinstance(default, (tuple, list)):
+        return None if isinstance(value, (tuple, list)) else "must be a tuple"
+    if isinstance(default, float):
+        return None if isinstance(value, (int, float)) and value == value else "must be a number"
+    if isinstance(value, type(default)):
+        return None
+    if isinstance(default, int) and isinstance(value, (tuple, list)):  # one number, or one a level
+        return None if all(isinstance(v, int) for v in value) else "must be an integer or a tuple of integers"
+    return f"must be {_kind(default)}"
+
+
+def _kind(default: Any) -> str:
+    kinds = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+    return kinds.get(type(default), type(default).__name__)
+
+
+def _disagreements(config: ConfigDict) -> Iterator[str]:
+    """What no field has wrong alone."""
+    window, head, optim = config.window, config.head, config.optim
+    if window.frames % window.feature_length:
+        yield (
+            f"config.window.frames = {window.frames} is no multiple of config.window.feature_length = "
+            f"{window.feature_length}: every feature step stands for the same number of sampled frames"
+        )
+    elif "resize" not in (window.sampling, window.eval_sampling) and window.stride % (
+        window.frames // window.feature_length
+    ):
+        yield (
+            f"config.window.stride = {window.stride} is no multiple of the {window.frames // window.feature_length} "
+            "sampled frames per feature step (window.frames / window.feature_length)"
+        )
+    if window.frames % 16:
+        yield f"config.window.frames = {window.frames} is no multiple of 16, the frames of one clip"
+    if window.size > window.short_side:
+        yield f"config.window.size = {window.size} is larger than config.window.short_side = {window.short_side}"
+    if head.max_length < window.feature_length:
+        yield (
+            f"config.head.max_length = {head.max_length} is below config.window.feature_length = "
+            f"{window.feature_length}"
+        )
+    if len(head.convs) != 3 or min(head.convs) < 0:
+        yield f"config.head.convs = {head.convs}: three numbers are needed (embedding, stem, branch)"
+    elif len(head.regression_ranges) != head.convs[2] + 1:
+        yield (
+            f"config.head.regression_ranges has {len(head.regression_ranges)} entries, but config.head.convs = "
+            f"{head.convs} makes {head.convs[2] + 1} levels (branch blocks + 1)"
+        )
+    elif head.max_length % 2 ** head.convs[2]:
+        yield (
+            f"config.head.max_length = {head.max_length} cannot be halved {head.convs[2]} times "
+            f"(config.head.convs = {head.convs}); take a multiple of {2 ** head.convs[2]}"
+        )
+    if head.width % head.heads:
+        yield f"config.head.width = {head.width} is no multiple of config.head.heads = {head.heads}"
+    if optim.batch_size % optim.accumulate:
+        yield (
+            f"config.optim.batch_size = {optim.batch_size} is no multiple of config.optim.accumulate = "
+            f"{optim.accumulate}"
+        )
+    if optim.warmup_epochs >= optim.schedule_epochs:
+        yield (
+            f"config.optim.warmup_epochs = {optim.warmup_epochs} leaves nothing of config.optim.schedule_epochs = "
+            f"{optim.schedule_epochs}"
+        )
+    if config.adaptation.kernel and (len(config.adaptation.kernel) != 3 or any(k % 2 == 0 for k in config.adaptation.kernel)):
+        yield f"config.adaptation.kernel = {config.adaptation.kernel}: () or three odd numbers (time, height, width)"
+    if [n for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp) if n < 1 and n != -1]:
+        yield "config.mesh: every axis is a positive number of devices, or -1 for what is left"
+    if sum(n == -1 for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp)) > 1:
+        yield "config.mesh: only one of data, clip and fsdp can be -1 (what is left)"
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """Fields in which two configs differ, beyond those that change nothing of what is computed."""
+    a, b = _plain(ours), _plain(theirs)
+    names = [name for name in sorted({*a, *b}) if not name.startswith(RUNTIME)]
+    return [f"{name}: {b.get(name)!r} there, {a.get(name)!r} here" for name in names if a.get(name) != b.get(name)]
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """Fields as JSON would give them back (tuples as lists)."""
+    return json.loads(json.dumps(dict(fields(config))))
+
+
+def save(config: ConfigDict, path: pathlib.Path) -> None:
+    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def load(path: pathlib.Path) -> ConfigDict:
+    """The config of a run directory; ConfigError if it cannot be read."""
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: is {path.parent} the --workdir of a run?") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}") from None
+
+
+def trained_collections(config: ConfigDict) -> tuple[str, ...]:
+    """Which of "backbone", "adapter", "head" the config trains."""
+    return {"none": ("head",), "full": ("backbone", "head"), "tia": ("adapter", "head")}[config.adaptation.method]

@@ -1,0 +1,78 @@
+"""What is trained, and how fast: groups of parameters, their learning rates, AdamW, clipping.
+
+The groups are OpenTAD's: all adapter parameters in one group with weight decay (their biases too); of the head, the
+weights of linear layers and convolutions decay, while biases, norms and scales do not.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+# The first pattern that matches a parameter's path names its group. Every trained parameter must be covered.
+GROUPS = (
+    (r"adapter/.*", "adapter"),
+    (r"backbone/.*", "backbone"),
+    (r"head/(.*/)?kernel", "head_decay"),
+    (r"head/.*", "head_no_decay"),
+)
+
+
+def path_of(path: tuple) -> str:
+    """A tree path as "head/projection/embed_0/conv/kernel"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+
+
+def group_of(path: str) -> str:
+    for pattern, group in GROUPS:
+        if re.fullmatch(pattern, path):
+            return group
+    raise ValueError(f"no optimizer group covers the trained parameter {path}")
+
+
+def labels(params: Any) -> Any:
+    """The tree of group names for a tree of trained parameters."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: group_of(path_of(path)), params)
+
+
+def warmup_cosine(base: float, warmup: int, total: int, minimum: float) -> Callable[[Any], Any]:
+    """Linear warm-up per step from 0, `base` at steps warmup-1 and warmup, then a cosine to `minimum` at step `total`."""
+    cosine = optax.cosine_decay_schedule(base, max(total - warmup, 1), alpha=minimum / base if base else 0.0)
+    if warmup == 0:
+        return cosine
+    return optax.join_schedules([optax.linear_schedule(0.0, base, max(warmup - 1, 1)), cosine], [warmup])
+
+
+def schedules(optim: Any, steps_per_epoch: int) -> dict[str, Callable]:
+    """Learning rate by step, for each group. `optim` is config.optim."""
+
+    def of(base: float) -> Callable:
+        warmup, total = optim.warmup_epochs * steps_per_epoch, optim.schedule_epochs * steps_per_epoch
+        return warmup_cosine(base, round(warmup), round(total), optim.min_lr)
+
+    head = of(optim.head_lr)
+    return {
+        "adapter": of(optim.adapter_lr),
+        "backbone": of(optim.backbone_lr),
+        "head_decay": head,
+        "head_no_decay": head,
+    }
+
+
+def make_optimizer(optim: Any, steps_per_epoch: int) -> optax.GradientTransformation:
+    """AdamW per group after one clipping of the global norm of all gradients. `optim` is config.optim."""
+    decay = {
+        "adapter": optim.adapter_weight_decay,
+        "backbone": optim.backbone_weight_decay,
+        "head_decay": optim.head_weight_decay,
+        "head_no_decay": 0.0,
+    }
+    groups = {
+        name: optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay[name])
+        for name, schedule in schedules(optim, steps_per_epoch).items()
+    }
+    # Clipping stands outside of the partition: inside, it would clip each group by its own norm.
+    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
+    return optax.chain(clip, optax.partition(groups, labels))
