@@ -173,15 +173,18 @@ class Grid:
     offset_frames: int = 0
 
     def to_seconds(self, steps: np.ndarray) -> np.ndarray:
-        """Feature steps -> seconds, any shape; may lie before 0 or after the video's end."""
+        """Feature steps -> seconds, any shape, clipped to the video (heads also point outside it)."""
         if self.stride:
-            return self.timeline.to_seconds(steps * self.stride + self.window_start_frame + self.offset_frames)
-        if self.timeline.frame_times is None:
-            return steps / self.feature_length * self.timeline.duration
-        return self.timeline.to_seconds(steps / self.feature_length * self.timeline.frames)
+            frames = steps * self.stride + self.window_start_frame + self.offset_frames
+            seconds = self.timeline.to_seconds(frames)
+        elif self.timeline.frame_times is None:
+            seconds = steps / self.feature_length * self.timeline.duration
+        else:
+            seconds = self.timeline.to_seconds(steps / self.feature_length * self.timeline.frames)
+        return np.clip(seconds, 0.0, self.timeline.duration)
 
     def to_steps(self, seconds: np.ndarray) -> np.ndarray:
-        """Seconds -> feature steps, any shape; the inverse of `to_seconds`."""
+        """Seconds -> feature steps, any shape; the inverse of `to_seconds` within the video."""
         if self.stride:
             return self.frames_to_steps(self.timeline.to_frames(seconds))
         if self.timeline.frame_times is None:
