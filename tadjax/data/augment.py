@@ -1,0 +1,277 @@
+"""Augmentation on the accelerator: one draw a video, the same for all its frames.
+
+The published end-to-end recipes (AdaTAD's code release; LoSA, section 4.1): random resized crop, flip, RandAugment
+(Cubuk et al. 2020) or AutoAugment (Cubuk et al. 2019), colour jitter. `draw` decides, from one seed a video; `augment`
+carries it out on a batch inside jit. The pixel arithmetic is in image_ops.py.
+
+Frames stay uint8 and are worked on a few at a time, so that a window of 1,536 frames costs little more memory than
+its input and its output.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tadjax.data import image_ops
+from tadjax.errors import ConfigError
+
+ASPECT = (3 / 4, 4 / 3)  # width by height of the random crop
+CROP_TRIES = 10  # before the centre square is taken
+JITTER = (0.5, 0.5, 0.5, 0.1)  # reach of brightness, contrast and saturation about 1, of hue (in turns) about 0
+FRAMES_AT_ONCE = 32
+NAMES = tuple(image_ops.OPERATIONS)
+RANDAUGMENT = tuple(name for name in NAMES if name != "identity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is drawn; the fields are those of `config.augment`. Hashable: a static argument of jit."""
+
+    policy: str = "randaugment"  # randaugment, autoaugment or none
+    crop: bool = True  # random resized crop; otherwise the centre square
+    min_area: float = 0.08  # smallest area of the random crop, as a share of the picture
+    flip: float = 0.5  # probability of a horizontal flip
+    operations: int = 2  # of RandAugment, drawn a video
+    magnitude: float = 9  # of RandAugment, 0 to 10
+    jitter: bool = True  # brightness, contrast, saturation and hue
+
+    def __post_init__(self):
+        def check(field, right, what):
+            if not right:
+                raise ConfigError(f"augment.{field} is {getattr(self, field)!r}; it must be {what}")
+
+        check("policy", self.policy in ("randaugment", "autoaugment", "none"), "randaugment, autoaugment or none")
+        check("min_area", 0 < self.min_area <= 1, "above 0 and at most 1")
+        check("flip", 0 <= self.flip <= 1, "a probability, 0 to 1")
+        check("operations", 1 <= self.operations <= len(RANDAUGMENT), f"1 to {len(RANDAUGMENT)}")
+        check("magnitude", 0 <= self.magnitude <= 10, "0 to 10")
+
+
+class Draw(NamedTuple):
+    """What happens to one video: all that is random. N operations, applied one after the other."""
+
+    box: jax.Array  # int32 [4]: top, left, height, width of the crop in pixels of the upright picture
+    flip: jax.Array  # bool
+    operations: jax.Array  # int32 [N], indices into NAMES
+    strengths: jax.Array  # float32 [N], in the units of the operation
+    places: jax.Array  # float32 [N, 2], where cut-out falls
+    factors: jax.Array  # float32 [4], of image_ops.JITTERS
+    order: jax.Array  # int32 [4], a permutation
+
+
+def draw(seed: jax.Array, height: jax.Array, width: jax.Array, settings: Augmentation) -> Draw:
+    """Draws for one video, a pure function of its arguments.
+
+    Args:
+      seed: uint32 scalar. height, width: int scalars, of the upright picture in pixels.
+    """
+    # The generator is named, so that a user's jax_default_prng_impl does not change what a seed means.
+    keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), 5)
+    if settings.crop:
+        box = _random_box(keys[0], height, width, settings.min_area)
+    else:
+        box = _center_box(height, width)
+    flip = jax.random.uniform(keys[1]) < settings.flip
+    operations, strengths, places = _POLICIES[settings.policy](keys[2], settings)
+    base, reach = jnp.array([1, 1, 1, 0], jnp.float32), jnp.array(JITTER, jnp.float32)
+    factors = base + reach * jax.random.uniform(keys[3], (4,), minval=-1, maxval=1)
+    order = jax.random.permutation(keys[4], 4)
+    return Draw(box, flip, operations, strengths, places, factors, order)
+
+
+def _center_box(height, width) -> jax.Array:
+    side = jnp.minimum(height, width)
+    return jnp.stack([(height - side) // 2, (width - side) // 2, side, side]).astype(jnp.int32)
+
+
+def _random_box(key, height, width, min_area) -> jax.Array:
+    """The first of ten candidates that fits: area uniform, aspect log-uniform, place uniform (Inception's crop)."""
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    area = jax.random.uniform(area_key, (CROP_TRIES,), minval=min_area, maxval=1.0) * height * width
+    low, high = np.log(ASPECT)
+    aspect = jnp.exp(jax.random.uniform(aspect_key, (CROP_TRIES,), minval=low, maxval=high))
+    widths = jnp.maximum(jnp.round(jnp.sqrt(area * aspect)), 1).astype(jnp.int32)
+    heights = jnp.maximum(jnp.round(jnp.sqrt(area / aspect)), 1).astype(jnp.int32)
+    fits = (widths <= width) & (heights <= height)
+    first = jnp.argmax(fits)
+    h, w = heights[first], widths[first]
+    place = jax.random.uniform(place_key, (2,))
+    top = jnp.minimum(jnp.floor(place[0] * (height - h + 1)).astype(jnp.int32), height - h)
+    left = jnp.minimum(jnp.floor(place[1] * (width - w + 1)).astype(jnp.int32), width - w)
+    return jnp.where(fits.any(), jnp.stack([top, left, h, w]), _center_box(height, width))
+
+
+def _randaugment(key, settings: Augmentation):
+    """N different operations at one magnitude, in the order of the list; geometric ones in either direction."""
+    level = settings.magnitude / 10
+    strength = {
+        "shear_x": 17.19 * level,  # degrees (0.3 rad)
+        "shear_y": 17.19 * level,
+        "translate_x": 0.2 * level,  # share of the side
+        "translate_y": 0.2 * level,
+        "rotate": 30 * level,  # degrees
+        "posterize": max(1, int(4 * level)),  # bits kept
+        "solarize": 256 * level,  # threshold
+        "color": 0.1 + 1.8 * level,  # factors
+        "contrast": 0.1 + 1.8 * level,
+        "brightness": 0.1 + 1.8 * level,
+        "sharpness": 0.1 + 1.8 * level,
+        "cutout": 0.2 * level,  # share of the side
+    }
+    strengths = jnp.array([strength.get(name, 0.0) for name in RANDAUGMENT], jnp.float32)
+    signed = jnp.array([name in _SIGNED for name in RANDAUGMENT])
+    which_key, sign_key, place_key = jax.random.split(key, 3)
+    n = settings.operations
+    operations = jnp.sort(jax.random.permutation(which_key, len(RANDAUGMENT))[:n]).astype(jnp.int32)
+    sign = jnp.where(jax.random.bernoulli(sign_key, shape=(n,)) & signed[operations], -1.0, 1.0)
+    return operations, strengths[operations] * sign, jax.random.uniform(place_key, (n, 2))
+
+
+_SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+
+# AutoAugment's ImageNet policy (Cubuk et al. 2019, table 9): each line one sub-policy, of which one is drawn a video;
+# (operation, probability, magnitude 0 to 9) twice.
+AUTOAUGMENT = (
+    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 5)),
+    (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
+    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
+    (("equalize", 0.4, 7), ("solarize", 0.2, 4)),
+    (("equalize", 0.4, 4), ("rotate", 0.8, 8)),
+    (("solarize", 0.6, 3), ("equalize", 0.6, 7)),
+    (("posterize", 0.8, 5), ("equalize", 1.0, 2)),
+    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
+    (("equalize", 0.6, 8), ("posterize", 0.4, 6)),
+    (("rotate", 0.8, 8), ("color", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalize", 0.6, 2)),
+    (("equalize", 0.0, 7), ("equalize", 0.8, 8)),
+    (("invert", 0.6, 4), ("equalize", 1.0, 8)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("color", 1.0, 2)),
+    (("color", 0.8, 8), ("solarize", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 8)),
+    (("shear_x", 0.6, 5), ("equalize", 1.0, 9)),
+    (("color", 0.4, 0), ("equalize", 0.6, 3)),
+    (("equalize", 0.4, 7), ("solarize", 0.2, 4)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 5)),
+    (("invert", 0.6, 4), ("equalize", 1.0, 8)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
+)
+
+
+def _autoaugment_strength(name: str, magnitude: int) -> float:
+    """The ranges of the paper's table 6 in ten steps; colour, contrast and sharpness as the distance from factor 1."""
+    level = magnitude / 9
+    return {
+        "shear_x": 17.19 * level,
+        "rotate": 30 * level,
+        "posterize": 8 - round(4 * level),
+        "solarize": 255 * (1 - level),
+        "color": 0.9 * level,
+        "contrast": 0.9 * level,
+        "sharpness": 0.9 * level,
+    }.get(name, 0.0)
+
+
+def _autoaugment(key, settings: Augmentation):
+    del settings  # the policy was found once; it has no knobs
+    names, probabilities, magnitudes = zip(*(step for pair in AUTOAUGMENT for step in pair), strict=True)
+    table = jnp.array([NAMES.index(name) for name in names], jnp.int32).reshape(-1, 2)
+    strength = [_autoaugment_strength(*step) for step in zip(names, magnitudes, strict=True)]
+    strength = jnp.array(strength, jnp.float32).reshape(-1, 2)
+    factor_like = jnp.array([name in ("color", "contrast", "sharpness") for name in NAMES])
+    signed = jnp.array([name in _SIGNED for name in NAMES]) | factor_like
+    which_key, sign_key, use_key = jax.random.split(key, 3)
+    row = jax.random.randint(which_key, (), 0, len(AUTOAUGMENT))
+    operations, strengths = table[row], strength[row]
+    sign = jnp.where(jax.random.bernoulli(sign_key, shape=(2,)) & signed[operations], -1.0, 1.0)
+    strengths = strengths * sign + factor_like[operations]
+    used = jax.random.uniform(use_key, (2,)) < jnp.array(probabilities, jnp.float32).reshape(-1, 2)[row]
+    return jnp.where(used, operations, NAMES.index("identity")), strengths, jnp.zeros((2, 2))
+
+
+def _no_policy(key, settings: Augmentation):
+    del key, settings
+    return jnp.zeros((0,), jnp.int32), jnp.zeros((0,), jnp.float32), jnp.zeros((0, 2), jnp.float32)
+
+
+_POLICIES = {"randaugment": _randaugment, "autoaugment": _autoaugment, "none": _no_policy}
+
+
+def augment(
+    frames: jax.Array,
+    frame_size: jax.Array,
+    portrait: jax.Array,
+    seeds: jax.Array,
+    *,
+    size: int,
+    settings: Augmentation,
+) -> jax.Array:
+    """Training views of a batch of canvases.
+
+    Only the operations that were drawn are computed (a loop over videos with a switch inside), and the loop cannot be
+    split over devices automatically: on several devices call it inside `shard_map`, with frames split over videos, time,
+    or both, and the other arguments over videos. Frames do not see each other, so the result is the same.
+
+    Args:
+      frames: uint8 [B, T, Hc, Wc, 3], the picture at the top left of the canvas, whatever else beyond it.
+      frame_size: int32 [B, 2], height and width of the picture as it lies on the canvas.
+      portrait: bool [B], true where the picture lies on the canvas transposed.
+      seeds: uint32 [B].
+      size: side of the result in pixels.
+
+    Returns:
+      uint8 [B, T, size, size, 3], upright.
+    """
+
+    def one_video(video):
+        frames, frame_size, portrait, seed = video
+        height, width = jnp.where(portrait, frame_size[::-1], frame_size)
+        drawn = draw(seed, height, width, settings)
+
+        def some_frames(x):
+            x = _view(x, drawn.box, drawn.flip, portrait, size)
+            for i in range(len(drawn.operations)):
+                branches = list(image_ops.OPERATIONS.values())
+                x = jax.lax.switch(drawn.operations[i], branches, x, drawn.strengths[i], drawn.places[i])
+            if settings.jitter:
+                x = image_ops.color_jitter(x, drawn.factors, drawn.order)
+            return x.transpose(1, 2, 3, 0)
+
+        return _in_chunks(some_frames, frames)
+
+    return jax.lax.map(one_video, (frames, frame_size, portrait, seeds))
+
+
+def center_view(frames: jax.Array, frame_size: jax.Array, portrait: jax.Array, *, size: int) -> jax.Array:
+    """The centre square of every canvas, resized: the view at test time. Arguments and result as of `augment`."""
+
+    def one_video(video):
+        frames, frame_size, portrait = video
+        height, width = jnp.where(portrait, frame_size[::-1], frame_size)
+        box = _center_box(height, width)
+        return _in_chunks(lambda x: _view(x, box, False, portrait, size).transpose(1, 2, 3, 0), frames)
+
+    return jax.lax.map(one_video, (frames, frame_size, portrait))
+
+
+def _view(frames, box, flip, portrait, size: int) -> jax.Array:
+    """Crop, resize, flip and put upright: frames uint8 [F, Hc, Wc, 3] -> planes uint8 [3, F, size, size]."""
+    _, canvas_height, canvas_width, _ = frames.shape
+    top, left, height, width = jnp.where(portrait, box[jnp.array([1, 0, 3, 2])], box)
+    rows = image_ops.resize_weights(top, height, flip & portrait, source=canvas_height, size=size)
+    columns = image_ops.resize_weights(left, width, flip & ~portrait, source=canvas_width, size=size)
+    x = image_ops.resample(frames, rows, columns)
+    return jax.lax.cond(portrait, lambda x: x.swapaxes(2, 3), lambda x: x, x)
+
+
+def _in_chunks(function, frames: jax.Array) -> jax.Array:
+    """Maps over the time axis, some frames at once: bounds the memory of what is between uint8 and uint8."""
+    t = frames.shape[0]
+    chunk = max(n for n in range(1, min(t, FRAMES_AT_ONCE) + 1) if t % n == 0)
+    out = jax.lax.map(function, frames.reshape(t // chunk, chunk, *frames.shape[1:]))
+    return out.reshape(t, *out.shape[2:])
