@@ -8,7 +8,6 @@ video and index, with what was done about it. Segments are never altered: sampli
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -21,6 +20,7 @@ from tadjax.errors import DataError
 
 AMBIGUOUS = "Ambiguous"  # THUMOS14 marks with this label what is neither an action nor certainly none
 MAX_FPS = 1000.0  # beyond it, "duration" or "frame" is in another unit
+SMALLEST, LARGEST = 1e-6, 1e9  # of what may stand for seconds or frames: far enough, and no arithmetic overflows
 FPS_TOLERANCE = 0.01  # "frame" / "duration" and "fps" may differ by this share: durations are rounded
 
 
@@ -34,9 +34,12 @@ class Defect:
     kind: str
     detail: str
 
+    @property
+    def place(self) -> str:
+        return f"{self.file}: video {self.video!r}" + ("" if self.index is None else f", annotation {self.index}")
+
     def __str__(self) -> str:
-        where = f"video {self.video!r}" + ("" if self.index is None else f", annotation {self.index}")
-        return f"{self.file}: {where}: {self.kind} ({self.detail})"
+        return f"{self.place}: {self.kind} ({self.detail})"
 
 
 # Kinds of defect, each with what is done.
@@ -76,7 +79,9 @@ class Annotations:
         by_kind: dict[str, list[Defect]] = {}
         for defect in self.warnings:
             by_kind.setdefault(defect.kind, []).append(defect)
-        return [f"{len(found)} x {kind}; first: {found[0]}" for kind, found in by_kind.items()]
+        return [
+            f"{len(found)} x {kind}; first: {found[0].place} ({found[0].detail})" for kind, found in by_kind.items()
+        ]
 
 
 def load_annotations(
@@ -276,19 +281,14 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 def _positive(entry: Mapping[str, Any], key: str, where: str) -> float:
     if key not in entry:
         raise DataError(f'{where}: "{key}" is missing')
-    if not _is_number(entry[key]) or entry[key] <= 0:
+    if not _is_number(entry[key]) or entry[key] < SMALLEST:
         raise DataError(f'{where}: "{key}" is {entry[key]!r:.80}, not a positive number')
     return float(entry[key])
 
 
 def _is_number(value: Any) -> bool:
-    """JSON lets true, NaN, Infinity and integers beyond any float through."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    """JSON lets true, NaN, Infinity and numbers beyond any use through."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
