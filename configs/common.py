@@ -15,11 +15,16 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "custom"
     data.annotations = ""  # ActivityNet-style JSON
-    data.classes = ""  # file with one class a line, in the order of the labels; "" derives them (sorted) from the annotations
+    data.classes = (
+        ""  # file with one class a line, in the order of the labels; "" derives them (sorted) from the annotations
+    )
     data.videos = ""  # folder with one file a video, named as in the annotations, with any usual extension
     data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
     data.train_subset = "training"
     data.eval_subset = "validation"
+    data.fps = (
+        0.0  # frames a second that the annotated seconds refer to; 0 takes it from the annotations, else the file
+    )
     data.class_agnostic = False  # one class "action"; labels come from an external video classifier
     data.max_missing = 0.05  # share of a window's frames that may fail to decode (the nearest earlier frame stands in)
     data.max_aspect = 16 / 9  # widest picture, long side by short side; sets the size of the training canvas

@@ -65,6 +65,7 @@ positive, share = within(0, above=True), within(0, 1)
 RULES: dict[str, Rule] = {
     "seed": within(0, 2**31 - 1),
     "dtype": one_of("bfloat16", "float32"),
+    "data.fps": within(0, 1000),
     "data.max_missing": share,
     "data.max_aspect": within(1, 4),
     "data.workers": within(0, 256),
@@ -183,6 +184,14 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
         raise ConfigError("\n".join(wrong))
 
 
+def check_names(names: list[str]) -> None:
+    """Raises ConfigError if one of the dotted names (without "config.") is no field, with the closest that is."""
+    known = dict(fields(reference()))
+    wrong = [_unknown(name, known) for name in names if name not in known]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
 def _unknown(name: str, known: dict[str, Any]) -> str:
     """The message for a field that does not exist: the closest one by its last part, else by the whole name."""
     section, _, leaf = name.rpartition(".")
@@ -259,7 +268,9 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.optim.warmup_epochs = {optim.warmup_epochs} leaves nothing of config.optim.schedule_epochs = "
             f"{optim.schedule_epochs}"
         )
-    if config.adaptation.kernel and (len(config.adaptation.kernel) != 3 or any(k % 2 == 0 for k in config.adaptation.kernel)):
+    if config.adaptation.kernel and (
+        len(config.adaptation.kernel) != 3 or any(k % 2 == 0 for k in config.adaptation.kernel)
+    ):
         yield f"config.adaptation.kernel = {config.adaptation.kernel}: () or three odd numbers (time, height, width)"
     if [n for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp) if n < 1 and n != -1]:
         yield "config.mesh: every axis is a positive number of devices, or -1 for what is left"

@@ -17,7 +17,9 @@ from tadjax.errors import ConfigError, TadjaxError
 
 MODES = ("train", "evaluate", "predict")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; predict reads the workdir's if not given.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/; predict reads the workdir's if not given."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.", required=True)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _VIDEO = flags.DEFINE_string("video", None, "predict: a video file.")
@@ -54,12 +56,18 @@ def run() -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Flags; a config that cannot be loaded, or an override of a field that is not there, is one sentence."""
+    overridden = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.lstrip("-").startswith("config.")]
     try:
-        return app.parse_flags_with_usage(argv)
+        configs.check_names([name.removeprefix("config.") for name in overridden])
+        rest = app.parse_flags_with_usage(argv)
+        list(configs.fields(_CONFIG.value or {}))  # a file that failed to load says so only when it is read
+        return rest
+    except TadjaxError as error:
+        text = str(error)
     except (AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError) as error:
-        text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
-        print(f"error: --config: {text}", file=sys.stderr)
-        sys.exit(2)
+        text = "--config: " + " ".join(str(error).split()).rpartition("earlier failure to load: ")[2]
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
 
 
 def main(argv: list[str]) -> int:

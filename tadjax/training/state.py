@@ -36,7 +36,9 @@ def split(params: dict, trained: tuple[str, ...]) -> tuple[dict, dict]:
     )
 
 
-def create(params: dict, trained: tuple[str, ...], localizer: Localizer, tx: optax.GradientTransformation) -> TrainState:
+def create(
+    params: dict, trained: tuple[str, ...], localizer: Localizer, tx: optax.GradientTransformation
+) -> TrainState:
     """The state before the first step."""
     trained_params, frozen = split(params, trained)
     return TrainState(
@@ -101,15 +103,13 @@ def make_train_step(
         trained = optax.apply_updates(state.trained, updates)
         advanced = dict(
             trained=trained,
-            ema=optax.incremental_update(trained, state.ema, 1 - ema_decay),
+            ema=jax.tree.map(lambda average, new: average + (1 - ema_decay) * (new - average), state.ema, trained),
             optimizer=optimizer,
             head_state=head_state,
         )
         kept = {name: getattr(state, name) for name in advanced}
         chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), advanced, kept)
-        following = state.replace(
-            step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1), **chosen
-        )
+        following = state.replace(step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1), **chosen)
         return following, {**losses, "grad_norm": norm, "skipped": following.skipped}
 
     return train_step
