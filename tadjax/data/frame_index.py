@@ -1,0 +1,301 @@
+"""Which frames a video file has, and when each one is shown.
+
+A frame is counted from 0 in display order. Container headers cannot be trusted to say how many there are or when they
+are shown (Matroska stores no count, a truncated file keeps the header of the whole one, and MP4 decoding times may be
+regular where presentation times are not), so the packets' presentation times are read once by demuxing the file
+without decoding it: about 8 microseconds a packet and one pass over the file's bytes. The result is kept in memory for
+the latest files and, where a cache directory is given, on disk for all processes.
+"""
+
+import hashlib
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import av
+import numpy as np
+
+from tadjax.errors import DataError
+
+# Only containers of video. FFmpeg would also open play lists, which name further files to open, and pictures.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,mxf,nut,rm,dv"
+CACHE_VERSION = 1
+_log = logging.getLogger(__name__)
+_ARRAYS = ("pts", "key_pts", "key_seek")
+_NUMBERS = ("stream", "width", "height", "rotation", "timed", "constant_rate")
+_FRACTIONS = ("time_base", "rate")
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What `probe` says of a file: of the stream that FFmpeg itself would pick, as it is displayed."""
+
+    frames: int  # frames in display order that the file holds, whatever its header says
+    fps: float  # the frame rate; for variable frame rate the mean, frames / duration
+    duration: float  # seconds from the first frame's presentation to the end of the last
+    width: int  # pixels as displayed, after rotation; non-square pixels are left as stored
+    height: int
+    rotation: int  # degrees counter-clockwise that turn a decoded picture into the displayed one: 0, 90, 180, 270
+    constant_rate: bool  # every frame within one tick of the stream's clock of `index / fps`
+    codec: str
+
+
+@dataclass(frozen=True, eq=False)
+class FrameIndex:
+    """Presentation times of the frames of one video file, and the key frames where decoding can start.
+
+    `seconds_to_frame` and `frame_to_seconds` are the one place where seconds and frame indices meet. Second 0 is the
+    presentation of frame 0 (players count so too, whatever offset the container carries).
+    """
+
+    path: str
+    codec: str
+    stream: int  # number of the stream in its container
+    width: int  # as displayed
+    height: int
+    rotation: int
+    time_base: Fraction  # seconds a tick of `pts`
+    rate: Fraction  # frames a second; for variable frame rate the mean
+    constant_rate: bool
+    timed: bool  # False: the container stores no presentation times (AVI with B-frames); pts are then 0, 1, 2, ...
+    pts: np.ndarray  # int64 [frames], ascending: display order
+    key_pts: np.ndarray  # int64 [key frames], ascending
+    key_seek: np.ndarray  # int64 [key frames]: the time to seek to for each key frame (its decoding time if it has one)
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def info(self) -> VideoInfo:
+        return VideoInfo(
+            frames=len(self),
+            fps=float(self.rate),
+            duration=float(len(self) / self.rate),
+            width=self.width,
+            height=self.height,
+            rotation=self.rotation,
+            constant_rate=self.constant_rate,
+            codec=self.codec,
+        )
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """float64 [frames]: presentation time of every frame, in seconds from that of frame 0."""
+        return (self.pts - self.pts[0]) * float(self.time_base)
+
+    def seconds_to_frame(self, seconds: np.ndarray | float) -> np.ndarray:
+        """Where on the frame axis a time lies: float64, of the shape of `seconds`.
+
+        Constant rate: `seconds * fps`. Variable rate: linear between the true presentation times of two neighbours, so
+        that `floor` of it is the frame on display at that time; outside the file it goes on with the mean rate.
+        """
+        seconds = np.asarray(seconds, np.float64)
+        if self.constant_rate:
+            return seconds * float(self.rate)
+        return _interpolate(seconds, self._knots, np.arange(len(self) + 1.0), float(self.rate))
+
+    def frame_to_seconds(self, frame: np.ndarray | float) -> np.ndarray:
+        """The inverse of `seconds_to_frame`: float64 seconds of (fractional) frame indices."""
+        frame = np.asarray(frame, np.float64)
+        if self.constant_rate:
+            return frame / float(self.rate)
+        return _interpolate(frame, np.arange(len(self) + 1.0), self._knots, 1 / float(self.rate))
+
+    @cached_property
+    def _knots(self) -> np.ndarray:
+        return np.append(self.times, self.info.duration)  # [frames + 1]
+
+
+def _interpolate(x: np.ndarray, xs: np.ndarray, ys: np.ndarray, slope: float) -> np.ndarray:
+    """Piecewise linear through (xs, ys), with `slope` outside."""
+    return np.interp(x, xs, ys) + slope * (np.minimum(x - xs[0], 0) + np.maximum(x - xs[-1], 0))
+
+
+def frame_index(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> FrameIndex:
+    """The frame index of a video file: from memory, from `cache_dir`, or made by demuxing (and then kept in both).
+
+    A file that has changed (size or modification time) is indexed anew. Raises DataError for a file that is missing,
+    cannot be opened, is no video, or of which no frame can be decoded.
+    """
+    path = os.path.abspath(path)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path}: the video cannot be read ({error.strerror})") from error
+    if stat.st_size == 0:
+        raise DataError(f"{path}: the video file is empty (0 bytes)")
+    return _frame_index(path, stat.st_size, stat.st_mtime_ns, None if cache_dir is None else os.fspath(cache_dir))
+
+
+def probe(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> VideoInfo:
+    """Frame count, rate, duration and displayed size of a video file; errors as in `frame_index`."""
+    return frame_index(path, cache_dir).info
+
+
+def times(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> np.ndarray:
+    """float64 [frames]: presentation time of every frame, in seconds from the first; errors as in `frame_index`.
+
+    The frame on display at second s is `searchsorted(times, s, "right") - 1`, which is the floor of the index's
+    `seconds_to_frame(s)`; use that one for sampling at uniform times, and `frame_to_seconds` for the way back.
+    """
+    return frame_index(path, cache_dir).times
+
+
+def open_video(path: str) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
+    """Opens a file and picks the stream that FFmpeg would (resolution, then bit rate and frames). One decoding thread.
+
+    Raises DataError where there is no video stream or no decoder for it. The caller closes the container.
+    """
+    try:
+        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        container = av.open(path, options=options, metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(f"{path}: not a video file that FFmpeg can open ({error.strerror})") from error
+    stream = container.streams.best("video")
+    cover = stream is not None and stream.disposition & av.stream.Disposition.attached_pic
+    if stream is None or cover or stream.codec_context is None:
+        container.close()
+        raise DataError(f"{path}: the file has no video stream that can be decoded")
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = av.stream.Discard.all
+    # Threads inside a decoder cost more CPU than they save; the loader runs many processes instead.
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+@lru_cache(maxsize=256)
+def _frame_index(path: str, size: int, mtime_ns: int, cache_dir: str | None) -> FrameIndex:
+    if cache_dir is None:
+        return _demux(path)
+    name = hashlib.sha256(f"{CACHE_VERSION} {path} {size} {mtime_ns}".encode()).hexdigest()[:40]
+    file = Path(cache_dir) / f"{name}.npz"
+    index = _load(file, path)
+    if index is None:
+        index = _demux(path)
+        _save(file, index)
+    return index
+
+
+def _demux(path: str) -> FrameIndex:
+    container, stream = open_video(path)
+    with container:
+        pts, keys, first = _scan(path, container, stream)
+        rotation = round(first.rotation / 90) * 90 % 360
+        nominal = stream.average_rate or stream.guessed_rate or Fraction(25)
+        # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
+        guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
+        timed = not (guessed or None in pts or len(set(pts)) < len(pts))
+        if timed:
+            pts = np.sort(np.array(pts, np.int64))
+            pts = pts[pts >= first.pts]  # what a cut stream starts with never decodes: its references are missing
+            keys = np.array(sorted(keys), np.int64).reshape(-1, 2)
+            time_base = stream.time_base
+            rate, constant_rate = _rate(pts, time_base, nominal)
+        else:
+            pts, keys = np.arange(len(pts)), np.zeros((0, 2), np.int64)
+            time_base, rate, constant_rate = 1 / nominal, nominal, True
+    width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
+    arrays = (pts, *keys.T.copy())
+    for array in arrays:
+        array.setflags(write=False)  # all callers share the cached index
+    return FrameIndex(
+        path=path,
+        codec=stream.codec_context.name,
+        stream=stream.index,
+        width=width,
+        height=height,
+        rotation=rotation,
+        time_base=time_base,
+        rate=rate,
+        constant_rate=constant_rate,
+        timed=timed,
+        **dict(zip(_ARRAYS, arrays, strict=True)),
+    )
+
+
+def _scan(
+    path: str, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> tuple[list[int | None], list[tuple[int, int]], av.VideoFrame]:
+    """One pass over the packets, in decoding order.
+
+    Returns the presentation times of all that are shown, (presentation time, time to seek to) of the key frames, and
+    the first frame that decodes: the display matrix and the true picture size come with it. No other is decoded.
+    """
+    pts, keys, first = [], [], None
+    try:
+        for packet in container.demux(stream):
+            if first is None:
+                first = _try_decode(stream.codec_context, packet)
+            if packet.size == 0:
+                continue  # the end of the stream
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
+            if not (packet.is_discard or _is_invisible(packet, stream)):
+                pts.append(packet.pts)
+    except av.error.FFmpegError as error:
+        # The damaged rest of a file; what lies before it counts.
+        _log.warning("%s: reading stops after %d frames (%s)", path, len(pts), error.strerror)
+    if first is None:
+        raise DataError(f"{path}: no frame of the video can be decoded")
+    return pts, keys, first
+
+
+def _try_decode(decoder: av.VideoCodecContext, packet: av.Packet) -> av.VideoFrame | None:
+    try:
+        frames = decoder.decode(packet)
+    except av.error.FFmpegError:
+        return None
+    return frames[0] if frames else None
+
+
+def _is_invisible(packet: av.Packet, stream: av.video.stream.VideoStream) -> bool:
+    """VP8's alternative reference frames are packets of their own that are never shown (RFC 6386, section 9.1)."""
+    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
+
+
+def _rate(pts: np.ndarray, time_base: Fraction, nominal: Fraction) -> tuple[Fraction, bool]:
+    """Frames a second, and whether that rate is constant: every frame within a tick (rounding) of a uniform grid."""
+    n = len(pts)
+    if n == 1:
+        return nominal, True
+    elapsed = int(pts[-1] - pts[0])
+    for rate in (nominal, Fraction(n - 1, elapsed) / time_base):
+        uniform = np.arange(n) * float(1 / (rate * time_base))
+        if np.abs(pts - pts[0] - uniform).max() <= 1.001:
+            return rate, True
+    last = int(np.median(np.diff(pts)))  # how long the last frame stays is stored in no container
+    return Fraction(n) / ((elapsed + last) * time_base), False
+
+
+def _save(file: Path, index: FrameIndex) -> None:
+    """Atomic, so that processes that index the same file at once never read half of it."""
+    numbers = np.array([int(getattr(index, name)) for name in _NUMBERS], np.int64)
+    fractions = np.array([getattr(index, name).as_integer_ratio() for name in _FRACTIONS], np.int64)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    with open(part, "wb") as f:
+        arrays = {name: getattr(index, name) for name in _ARRAYS}
+        np.savez(f, codec=np.array(index.codec), numbers=numbers, fractions=fractions, **arrays)
+    os.replace(part, file)
+
+
+def _load(file: Path, path: str) -> FrameIndex | None:
+    """The cached index, or None where there is none or it is damaged (then it is made anew)."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            numbers = dict(zip(_NUMBERS, stored["numbers"].tolist(), strict=True))
+            fractions = {k: Fraction(*v) for k, v in zip(_FRACTIONS, stored["fractions"].tolist(), strict=True)}
+            arrays = {name: stored[name] for name in _ARRAYS}
+            codec = stored["codec"].item()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _log.warning("%s: damaged frame index, making it anew (%s)", file, error)
+        return None
+    flags = {name: bool(numbers.pop(name)) for name in ("timed", "constant_rate")}
+    return FrameIndex(path=path, codec=codec, **numbers, **flags, **fractions, **arrays)
