@@ -1,12 +1,12 @@
 """Every public checkpoint layout, as data: which torch name is which of our parameters.
 
 To add one: write its rules (see mapping.py for the placeholders), what it holds that localization does not use
-(mapping.py: `Drop`), and how a file of it is recognised; append it to LAYOUTS.
+(`Drop`), and how a file of it is recognised; append it to LAYOUTS.
 """
 
 import dataclasses
 
-from convert.mapping import Rule
+from convert.mapping import Drop, Rule
 
 
 def norm(torch: str, flax: str, transform: str = "same") -> tuple[Rule, ...]:
@@ -19,9 +19,35 @@ def dense(torch: str, flax: str, transform: str = "linear") -> tuple[Rule, ...]:
     return Rule(f"{torch}.weight", f"{flax}/kernel", transform), Rule(f"{torch}.bias", f"{flax}/bias")
 
 
-def under(prefix: str, rules: tuple) -> tuple:
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one project writes its checkpoints.
+
+    A file has this layout if, once the prefixes are off, it has a tensor for each glob of `signature` and none for the
+    globs of `absent`. `wrapper` is the top-level key, and `prefix` what stands before each name, in a file we write.
+    """
+
+    name: str
+    title: str
+    rules: tuple[Rule, ...]
+    signature: tuple[str, ...]
+    drops: tuple[Drop, ...] = ()
+    absent: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()  # each is taken off, in this order, from the names that have it
+    wrapper: str = ""
+    prefix: str = ""
+
+
+# Top-level keys under which the tensors may lie, the first found is read: OpenTAD evaluates the moving average of the
+# weights; "" is the file itself.
+WRAPPERS = ("state_dict_ema", "state_dict", "model", "module", "")
+# Left by data-parallel training and torch.compile, in any layout.
+PARALLEL_PREFIXES = ("module.", "_orig_mod.")
+
+
+def under(prefix: str, lines: tuple) -> tuple:
     """The same rules (or drops) for tensors whose names start with `prefix`."""
-    return tuple(dataclasses.replace(rule, torch=prefix + rule.torch) for rule in rules)
+    return tuple(dataclasses.replace(line, torch=prefix + line.torch) for line in lines)
 
 
 # ---- backbones ------------------------------------------------------------------------------------------------------
@@ -62,8 +88,17 @@ HUGGINGFACE_VIT = (
     Rule(f"{_HF}.attention.attention.query.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear", part=(0, 3)),
     Rule(f"{_HF}.attention.attention.key.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear", part=(1, 3)),
     Rule(f"{_HF}.attention.attention.value.weight", f"{_BLOCKS}/attention/qkv/kernel", "linear", part=(2, 3)),
-    Rule(f"{_HF}.attention.attention.q_bias", f"{_BLOCKS}/attention/q_bias"),
-    Rule(f"{_HF}.attention.attention.v_bias", f"{_BLOCKS}/attention/v_bias"),
+    # Files say q_bias; transformers 5 holds query.bias in memory.
+    Rule(
+        f"{_HF}.attention.attention.q_bias",
+        f"{_BLOCKS}/attention/q_bias",
+        alias=f"{_HF}.attention.attention.query.bias",
+    ),
+    Rule(
+        f"{_HF}.attention.attention.v_bias",
+        f"{_BLOCKS}/attention/v_bias",
+        alias=f"{_HF}.attention.attention.value.bias",
+    ),
     *dense(f"{_HF}.attention.output.dense", f"{_BLOCKS}/attention/proj"),
     *norm(f"{_HF}.layernorm_after", f"{_BLOCKS}/norm2"),
     *dense(f"{_HF}.intermediate.dense", f"{_BLOCKS}/mlp/fc1"),
@@ -128,4 +163,128 @@ ACTIONFORMER = (
     *dense("rpn_head.reg_head", f"{_REGRESSION}/out", "conv1d"),
     Rule("rpn_head.scale.{layer}.scale", f"{_REGRESSION}/scale"),
     Rule("rpn_head.loss_normalizer", "state/loss_normalizer", optional=True),
+)
+
+
+# The release of ActionFormer itself, on features: LayerNorm parameters are [1, C, 1] there.
+ACTIONFORMER_RELEASE = (
+    Rule("backbone.embd.{i}.conv.weight", f"{_PROJECTION}/embed_{{i}}/conv/kernel", "conv1d"),
+    *norm("backbone.embd_norm.{i}", f"{_PROJECTION}/embed_{{i}}/norm", "channels"),
+    *_transformer_block("backbone.stem.{i}", f"{_PROJECTION}/stem_{{i}}", "channels"),
+    *_transformer_block("backbone.branch.{i}", f"{_PROJECTION}/branch_{{i}}", "channels"),
+    *norm("neck.fpn_norms.{i}", "head/neck/norm_{i}", "channels"),
+    Rule("cls_head.head.{i}.conv.weight", f"{_CLASSIFICATION}/conv_{{i}}/conv/kernel", "conv1d"),
+    *norm("cls_head.norm.{i}", f"{_CLASSIFICATION}/conv_{{i}}/norm", "channels"),
+    *dense("cls_head.cls_head.conv", f"{_CLASSIFICATION}/out", "conv1d"),
+    Rule("reg_head.head.{i}.conv.weight", f"{_REGRESSION}/conv_{{i}}/conv/kernel", "conv1d"),
+    *norm("reg_head.norm.{i}", f"{_REGRESSION}/conv_{{i}}/norm", "channels"),
+    *dense("reg_head.offset_head.conv", f"{_REGRESSION}/out", "conv1d"),
+    Rule("reg_head.scale.{layer}.scale", f"{_REGRESSION}/scale"),
+)
+
+
+# ---- what localization does not use ---------------------------------------------------------------------------------
+
+_NO_NORM = "the features are taken before the final norm"
+_NO_CLASSIFIER = "the classifier of whole clips"
+_NO_DECODER = "the decoder of masked pre-training"
+_COMPUTED = "the fixed sine-cosine positions are computed (checked equal)"
+
+# Of mmaction2's ViT, which keeps its positions in the file.
+_POSITIONS = Drop("pos_embed", _COMPUTED, positions=True, fill="positions")
+_FC_NORM = (Drop("fc_norm.weight", _NO_NORM, fill="ones"), Drop("fc_norm.bias", _NO_NORM, fill="zeros"))
+
+VIDEOMAE_DROPS = (
+    Drop("pos_embed", _COMPUTED, positions=True),
+    Drop("fc_norm.*", _NO_NORM),
+    Drop("norm.*", _NO_NORM),
+    Drop("head.*", _NO_CLASSIFIER),
+    Drop("decoder.*", _NO_DECODER),
+    Drop("encoder_to_decoder.*", _NO_DECODER),
+    Drop("mask_token", _NO_DECODER),
+)
+HUGGINGFACE_DROPS = (
+    Drop("embeddings.position_embeddings", _COMPUTED, positions=True),
+    Drop("layernorm.*", _NO_NORM),
+    Drop("fc_norm.*", _NO_NORM),
+    Drop("classifier.*", _NO_CLASSIFIER),
+    Drop("decoder.*", _NO_DECODER),
+    Drop("encoder_to_decoder.*", _NO_DECODER),
+    Drop("mask_token", _NO_DECODER),
+    Drop("position_embeddings", _NO_DECODER),
+)
+
+
+# ---- the layouts ----------------------------------------------------------------------------------------------------
+
+_OPENTAD = "backbone.model.backbone."
+_OPENTAD_HEAD = ("projection.embed.*.conv.weight", "projection.branch.*.ln1.weight", "rpn_head.cls_head.weight")
+
+LAYOUTS = (
+    Layout(
+        name="opentad_adatad",
+        title="OpenTAD: AdaTAD (ViT, adapters inside), ActionFormer head",
+        signature=(_OPENTAD + "blocks.*.adapter.down_proj.weight", *_OPENTAD_HEAD),
+        rules=under(_OPENTAD, MMACTION_VIT + TIA) + ACTIONFORMER,
+        drops=under(_OPENTAD, (_POSITIONS, *_FC_NORM)),
+        wrapper="state_dict",
+        prefix="module.",
+    ),
+    Layout(
+        name="opentad_adatad_side",
+        title="OpenTAD: AdaTAD-dagger (ViT, adapters beside it), ActionFormer head",
+        signature=(_OPENTAD + "ladders.adapters.*.down_proj.weight", *_OPENTAD_HEAD),
+        rules=under(_OPENTAD, MMACTION_VIT + TIA_SIDE) + ACTIONFORMER,
+        drops=under(_OPENTAD, (_POSITIONS,)),
+        wrapper="state_dict",
+        prefix="module.",
+    ),
+    Layout(
+        name="opentad_actionformer",
+        title="OpenTAD: ActionFormer on features",
+        signature=_OPENTAD_HEAD,
+        absent=("backbone.*",),
+        rules=ACTIONFORMER,
+        wrapper="state_dict",
+        prefix="module.",
+    ),
+    Layout(
+        name="actionformer_release",
+        title="ActionFormer's own release, on features",
+        signature=("backbone.embd.*.conv.weight", "backbone.branch.*.ln1.weight", "reg_head.offset_head.conv.weight"),
+        rules=ACTIONFORMER_RELEASE,
+        wrapper="state_dict",
+        prefix="module.",
+    ),
+    Layout(
+        name="mmaction",
+        title="mmaction2: VideoMAE (and backbones converted for OpenTAD)",
+        signature=("patch_embed.projection.weight", "blocks.*.attn.q_bias", "blocks.*.mlp.layers.0.0.weight"),
+        absent=("*adapter*",),
+        prefixes=("backbone.",),
+        rules=MMACTION_VIT,
+        drops=(_POSITIONS, *_FC_NORM, Drop("norm.*", _NO_NORM), Drop("cls_head.*", _NO_CLASSIFIER)),
+        wrapper="state_dict",
+        prefix="backbone.",
+    ),
+    Layout(
+        name="videomae",
+        title="VideoMAE and VideoMAEv2, the authors' files",
+        signature=("patch_embed.proj.weight", "blocks.*.attn.q_bias", "blocks.*.mlp.fc1.weight"),
+        prefixes=("backbone.", "encoder."),
+        rules=VIDEOMAE,
+        drops=VIDEOMAE_DROPS,
+        wrapper="module",
+    ),
+    Layout(
+        name="huggingface",
+        title="Hugging Face transformers: VideoMAE",
+        signature=(
+            "embeddings.patch_embeddings.projection.weight",
+            "encoder.layer.*.attention.attention.query.weight",
+        ),
+        prefixes=("videomae.",),
+        rules=HUGGINGFACE_VIT,
+        drops=HUGGINGFACE_DROPS,
+    ),
 )

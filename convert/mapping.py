@@ -51,10 +51,11 @@ class Rule:
     transform: str = "same"
     part: tuple[int, int] = (0, 1)
     optional: bool = False  # a file without it is complete
+    alias: str = ""  # another torch name of the same, read as well
 
     def match(self, key: str) -> int | None:
         """The index in `key` (0 where the rule has no placeholder), or None where the rule is not about `key`."""
-        found = _regex(self.torch).fullmatch(key)
+        found = _regex(self.torch).fullmatch(key) or (self.alias and _regex(self.alias).fullmatch(key))
         if not found:
             return None
         return int(found[1]) if found.groups() else 0
@@ -80,12 +81,13 @@ class Rule:
 class Drop:
     """A tensor that localization does not use, and why. It is kept beside the parameters, so that nothing is lost.
 
-    `fill` says what a torch file written from parameters that never had it holds there: "ones", "zeros" or
-    "positions"; None: the file does without.
+    `positions`: it must equal the sine-cosine table. `fill` says what a torch file holds there that is written from
+    parameters which never had it: "ones", "zeros" or "positions"; None: the file does without.
     """
 
     torch: str  # a glob
     reason: str
+    positions: bool = False
     fill: str | None = None
 
 
@@ -126,6 +128,13 @@ class Parameter:
     path: str
     pieces: tuple[Piece, ...]
 
+    def shape(self, of: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
+        """Its shape, from the shapes of its tensors."""
+        tensor = np.broadcast_to(np.float32(0), of(self.pieces[0].key))  # takes no memory
+        shape, n = _transformed(self.pieces[0], tensor).shape, self.pieces[0].rule.part[1]
+        shape = shape if n == 1 else (*shape[:-1], n * shape[-1])
+        return (1 + max(p.row for p in self.pieces), *shape) if self.pieces[0].rule.stacked else shape
+
     def assemble(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
         """Reads its tensors one at a time, so that no more than this array and one tensor are in memory."""
         stacked = self.pieces[0].rule.stacked
@@ -148,6 +157,17 @@ class Parameter:
                 array[piece.row, ..., j * tensor.shape[-1] : (j + 1) * tensor.shape[-1]] = tensor
         return array if stacked else array.reshape(array.shape[1:])
 
+    def disassemble(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The inverse: (torch key, contiguous tensor in torch's layout) of each of its pieces."""
+        for piece in self.pieces:
+            tensor = array[piece.row] if piece.rule.stacked else array
+            j, n = piece.rule.part
+            if n > 1:
+                size = tensor.shape[-1] // n
+                tensor = tensor[..., j * size : (j + 1) * size]
+            # np.ascontiguousarray would make a 0-d array 1-d
+            yield piece.key, np.array(TRANSFORMS[piece.rule.transform][1](tensor), order="C")
+
 
 def plan(keys: Iterable[str], rules: Iterable[Rule], drops: Iterable[Drop] = ()) -> tuple[list[Parameter], Report]:
     """Which of our arrays come from which torch keys; no tensor is touched."""
@@ -166,6 +186,7 @@ def plan(keys: Iterable[str], rules: Iterable[Rule], drops: Iterable[Drop] = ())
     for rule, index in found:
         indices.setdefault(rule.group, set()).add(index)
     pieces: dict[str, list[Piece]] = {}
+    incomplete = set()
     for rule in rules:
         wanted = _wanted(rule, indices)
         if "{adapted}" in rule.torch:
@@ -175,10 +196,12 @@ def plan(keys: Iterable[str], rules: Iterable[Rule], drops: Iterable[Drop] = ())
         for row, index in enumerate(wanted):
             if (rule, index) not in found:
                 report.missing.append(rule.torch_key(index))
+                incomplete.add(rule.path(index))
                 continue
             piece = Piece(found[rule, index], row if rule.stacked else 0, rule)
             pieces.setdefault(rule.path(index), []).append(piece)
-    return [Parameter(path, tuple(found)) for path, found in pieces.items()], report
+    whole = [Parameter(path, tuple(found)) for path, found in pieces.items() if path not in incomplete]
+    return whole, report
 
 
 def to_flax(state_dict: Mapping[str, Any], rules: Iterable[Rule], drops: Iterable[Drop] = ()) -> tuple[Params, Report]:
@@ -196,18 +219,15 @@ def to_torch(params: Params, rules: Iterable[Rule], adapted: Iterable[int] = ())
     `adapted`: the layers that the leading axis of {adapted} arrays stands for (default 0, 1, 2, ...).
     Arrays that no rule names, or rules whose array is absent, are left out.
     """
-    arrays, adapted, state_dict = flat(params), list(adapted), {}
-    for rule in rules:
-        for index, row, path in _places(rule, arrays, adapted):
-            array = np.asarray(arrays[path])
-            array = array if row is None else array[row]
-            j, n = rule.part
-            if n > 1:
-                size = array.shape[-1] // n
-                array = array[..., j * size : (j + 1) * size]
-            # ascontiguousarray would make a 0-d array 1-d
-            state_dict[rule.torch_key(index)] = np.array(TRANSFORMS[rule.transform][1](array), order="C")
-    return state_dict
+    arrays = flat(params)
+    parameters, _ = plan(names({path: np.shape(a) for path, a in arrays.items()}, rules, adapted), rules)
+    return {key: tensor for p in parameters for key, tensor in p.disassemble(np.asarray(arrays[p.path]))}
+
+
+def names(shapes: Mapping[str, tuple[int, ...]], rules: Iterable[Rule], adapted: Iterable[int] = ()) -> list[str]:
+    """The torch keys that arrays of these paths and shapes become, in the order of the table."""
+    adapted = list(adapted)
+    return [rule.torch_key(index) for rule in rules for index in _indices(rule, shapes, adapted)]
 
 
 def flat(params: Params, prefix: str = "") -> dict[str, Any]:
@@ -250,23 +270,21 @@ def _wanted(rule: Rule, indices: Mapping[str | None, set[int]]) -> list[int]:
     return list(range(seen[-1] + 1))
 
 
-def _places(rule: Rule, arrays: Mapping[str, Any], adapted: list[int]) -> Iterator[tuple[int, int | None, str]]:
-    """(index in the torch name, row of the stacked array or None, path) of every tensor that `rule` writes."""
-    if rule.stacked:
-        if rule.flax in arrays:
-            rows = arrays[rule.flax].shape[0]
-            names = adapted if "{adapted}" in rule.torch and adapted else list(range(rows))
-            if len(names) != rows:
-                raise WeightsError(
-                    f"{rule.flax}: {rows} layers stacked, but the list of layers names {len(names)}: {names}"
-                )
-            yield from ((name, row, rule.flax) for row, name in enumerate(names))
-    elif "{i}" in rule.torch:
+def _indices(rule: Rule, shapes: Mapping[str, tuple[int, ...]], adapted: list[int]) -> list[int]:
+    """The indices that `rule`'s torch name takes for arrays of these shapes; none where its array is absent."""
+    if "{i}" in rule.torch:
         pattern = re.compile(re.escape(rule.flax).replace(r"\{i\}", r"(\d+)"))
-        found = sorted((int(m[1]), path) for path in arrays if (m := pattern.fullmatch(path)))
-        yield from ((index, None, path) for index, path in found)
-    elif rule.flax in arrays:
-        yield 0, None, rule.flax
+        return sorted(int(found[1]) for path in shapes if (found := pattern.fullmatch(path)))
+    if rule.flax not in shapes:
+        return []
+    if not rule.stacked:
+        return [0]
+    rows = shapes[rule.flax][0]
+    if "{adapted}" not in rule.torch or not adapted:
+        return list(range(rows))
+    if len(adapted) != rows:
+        raise WeightsError(f"{rule.flax}: {rows} layers are stacked, but {len(adapted)} are named: {adapted}")
+    return adapted
 
 
 def _some(names: list[str], limit: int = 8) -> str:

@@ -1,0 +1,215 @@
+"""Checkpoint files as lists of tensors: name, shape, dtype, and where in the file the numbers lie.
+
+Opening one reads no numbers and runs no pickled code; `StoredTensor.read` then brings one tensor into memory at a time,
+by plain file reads (a memory map would count the whole file towards the process's memory).
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import pickle
+import zipfile
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tadjax.errors import WeightsError
+
+_TORCH_DTYPES = {
+    torch.float32: np.dtype(np.float32),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: np.dtype(ml_dtypes.bfloat16),
+    torch.float64: np.dtype(np.float64),
+    torch.int64: np.dtype(np.int64),
+    torch.int32: np.dtype(np.int32),
+    torch.int16: np.dtype(np.int16),
+    torch.int8: np.dtype(np.int8),
+    torch.uint8: np.dtype(np.uint8),
+    torch.bool: np.dtype(np.bool_),
+}
+_SAFETENSORS_DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+# Plain data that published training checkpoints hold beside their tensors; making them runs no code of the file's.
+_HARMLESS = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.ndarray]
+_HARMLESS += [type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file. `strides` in elements; None: row-major."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: pathlib.Path
+    offset: int = 0  # bytes
+    strides: tuple[int, ...] | None = None
+    array: np.ndarray | None = None  # of files that can only be read whole
+
+    def read(self) -> np.ndarray:
+        """The numbers; WeightsError if the file ends before them."""
+        if self.array is not None:
+            return self.array
+        count = math.prod(self.shape)
+        if self.strides is not None and count:
+            count = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        flat = np.fromfile(self.file, self.dtype, count, offset=self.offset)
+        if flat.size < count:
+            raise WeightsError(f"{self.file}: the file ends inside a tensor; it is truncated")
+        if self.strides is None:
+            return flat.reshape(self.shape)
+        strides = [s * self.dtype.itemsize for s in self.strides]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: `groups` of tensors by top-level key ("" for tensors that lie at the top itself)."""
+
+    files: tuple[pathlib.Path, ...]
+    groups: dict[str, dict[str, StoredTensor]]
+    others: tuple[str, ...] = ()  # top-level keys without tensors
+
+
+def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
+    """Opens a .pth / .pt / .bin file, a .safetensors file, or the .index.json of a sharded one.
+
+    WeightsError if the file is absent, truncated, of no such format, or needs pickled code to run.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    if path.suffix == ".json":
+        return _open_sharded(path)
+    if path.suffix == ".safetensors":
+        return Checkpoint((path,), {"": _open_safetensors(path)})
+    groups, others = _open_torch(path)
+    return Checkpoint((path,), groups, others)
+
+
+def _open_sharded(index: pathlib.Path) -> Checkpoint:
+    try:
+        shards = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{index}: not the index of a sharded checkpoint (no readable 'weight_map')") from error
+    tensors: dict[str, StoredTensor] = {}
+    files = [index.parent / name for name in sorted(set(shards.values()))]
+    for file in files:
+        tensors |= open_checkpoint(file).groups.get("", {})
+    if absent := sorted(set(shards) - set(tensors)):
+        raise WeightsError(f"{index}: {len(absent)} tensors are in none of its files, such as {absent[0]}")
+    return Checkpoint((index, *files), {"": {name: tensors[name] for name in shards}})
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """The format: 8 bytes with the length of a JSON header, the header, the numbers."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise WeightsError(f"{path}: truncated, or not a safetensors file")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise WeightsError(f"{path}: not a safetensors file (its header is no JSON)") from error
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise WeightsError(f"{path}: {name} has dtype {entry['dtype']}, which is not supported")
+        begin, end = entry["data_offsets"]
+        if 8 + length + end > size:
+            raise WeightsError(f"{path}: the file ends inside {name}; it is truncated")
+        dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
+        tensors[name] = StoredTensor(tuple(entry["shape"]), dtype, path, 8 + length + begin)
+    return tensors
+
+
+def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]], tuple[str, ...]]:
+    streamed = _is_plain_zip(path)
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            if streamed:
+                with FakeTensorMode():  # tensors without numbers, which know where in the file theirs lie
+                    content = torch.load(path, map_location="cpu", weights_only=True)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path}: {_refusal(error)}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: no checkpoint that PyTorch can read, or truncated ({_line(error)})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    groups: dict[str, dict[str, StoredTensor]] = {}
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            groups.setdefault("", {})[str(key)] = _stored(path, str(key), value, streamed)
+        elif isinstance(value, dict):
+            tensors = {str(k): _stored(path, str(k), v, streamed) for k, v in value.items() if _is_tensor(v)}
+            if tensors:
+                groups[str(key)] = tensors
+    return groups, tuple(str(key) for key in content if str(key) not in groups and not _is_tensor(content[key]))
+
+
+def _is_plain_zip(path: pathlib.Path) -> bool:
+    """torch.save's format since 1.6, numbers uncompressed; older or repacked files can only be read whole."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _stored(path: pathlib.Path, name: str, tensor: torch.Tensor, streamed: bool) -> StoredTensor:
+    dtype = _TORCH_DTYPES.get(tensor.dtype)
+    if dtype is None or tensor.layout != torch.strided:
+        raise WeightsError(f"{path}: {name} is a {tensor.layout} tensor of {tensor.dtype}, which is not supported")
+    if not streamed:
+        return StoredTensor(tuple(tensor.shape), dtype, path, array=from_torch(tensor))
+    offset = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * dtype.itemsize
+    strides = None if tensor.is_contiguous() else tuple(tensor.stride())
+    return StoredTensor(tuple(tensor.shape), dtype, path, offset, strides)
+
+
+def from_torch(tensor: torch.Tensor) -> np.ndarray:
+    """A CPU tensor as numpy; bfloat16, which numpy does not know, by its bits."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def as_torch(array: np.ndarray) -> torch.Tensor:
+    """The inverse of `from_torch`."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    text = str(error)
+    if "GLOBAL" in text:
+        reason = next(line for line in text.splitlines() if "GLOBAL" in line)
+        return f"loading it would run pickled code, which is refused ({reason.strip()[:160]})"
+    return f"no checkpoint that PyTorch can read, or truncated ({_line(error)})"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

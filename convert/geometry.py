@@ -1,0 +1,61 @@
+"""Widths, depths and counts of a model, read off the shapes of its parameters."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tadjax.backbones.vit import CLIP_STEPS, SIZES
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def geometry(shapes: Shapes, adapted: list[int], side: bool = False, positions: int | None = None) -> dict[str, Any]:
+    """What the shapes say, by collection; a collection that is absent is left out.
+
+    adapted: the adapted layers, where the names tell; positions: rows of the source's position table, where it has one.
+    """
+    found = {}
+    if "backbone/patch_embed/kernel" in shapes:
+        found["backbone"] = _backbone(shapes, positions)
+    if "adapter/down/kernel" in shapes:
+        found["adapter"] = _adapter(shapes, adapted, side)
+    if "head/classification/out/kernel" in shapes:
+        found["head"] = _head(shapes)
+    return found
+
+
+def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
+    tubelet, patch, _, _, width = shapes["backbone/patch_embed/kernel"]
+    depth, _, mlp_width = shapes["backbone/blocks/mlp/fc1/kernel"]
+    found = dict(name="vit", width=width, depth=depth, patch=patch, tubelet=tubelet, mlp_width=mlp_width)
+    # The number of heads leaves no trace in any shape: it is that of the published size, else the config's.
+    sizes = [(name, size) for name, size in SIZES.items() if all(found[k] == size[k] for k in size if k != "heads")]
+    found["size"], found["heads"] = (sizes[0][0], sizes[0][1]["heads"]) if sizes else (None, None)
+    found["mlp_ratio"] = round(mlp_width / width, 4)
+    if positions is not None:
+        found["image"] = math.isqrt(positions // CLIP_STEPS) * patch
+    return found
+
+
+def _adapter(shapes: Shapes, adapted: list[int], side: bool) -> dict[str, Any]:
+    count, width, hidden = shapes["adapter/down/kernel"]
+    found = dict(method="tia_side" if side else "tia", count=count, width=width, hidden=hidden)
+    if adapted:
+        found["layers"] = adapted
+    if "adapter/dwconv/kernel" in shapes:
+        found["kernel"] = shapes["adapter/dwconv/kernel"][1]
+    return found
+
+
+def _head(shapes: Shapes) -> dict[str, Any]:
+    def count(pattern: str) -> int:
+        return len({found[0] for path in shapes if (found := re.match(pattern, path))})
+
+    _, width, classes = shapes["head/classification/out/kernel"]
+    found = dict(width=width, classes=classes, head_convs=count(r"head/classification/conv_\d+"))
+    if "head/projection/embed_0/conv/kernel" in shapes:
+        found["feature_width"] = shapes["head/projection/embed_0/conv/kernel"][1]
+    found["convs"] = [count(rf"head/projection/{name}_\d+/") for name in ("embed", "stem", "branch")]
+    found["levels"] = count(r"head/neck/norm_\d+/")
+    return found

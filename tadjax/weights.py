@@ -1,0 +1,141 @@
+"""Pre-trained weights as convert/torch_to_flax.py writes them, read straight to the devices.
+
+DIR/weights.json   where they come from, their geometry, and every tensor of the source
+DIR/params/        Orbax: {"backbone": ..., and of a whole detector "adapter", "head", "state"}, in the source's dtype
+DIR/unused/        Orbax: tensors of the source that localization does not use, by their own names
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tadjax.errors import WeightsError
+
+INFO = "weights.json"
+FORMAT = 1
+
+# What to change in the config when a parameter's axis has another length: the first line that matches "path:axis" (axes
+# count from the front; "rank" for another number of axes).
+_CONFIG_FIELDS = (
+    (r"adapter/\w+(/\w+)?:0", "config.adaptation.layers"),
+    (r"adapter/(dwconv/kernel:(rank|[123]))", "config.adaptation.kernel"),
+    (r"adapter/down/kernel:1|adapter/up/kernel:2", "config.backbone.size"),
+    (r"adapter/.*", "config.adaptation.ratio"),
+    (r"head/projection/embed_0/conv/kernel:1", "config.backbone.size"),
+    (r"head/classification/out/.*", "config.data.classes"),
+    (r"head/regression/scale:0", "config.head.convs and config.head.regression_ranges"),
+    (r"head/.*", "config.head.width"),
+    (r"backbone/.*", "config.backbone.size"),
+)
+# The same for a parameter that only one of the two has.
+_CONFIG_SWITCHES = (
+    (r"adapter/(dwconv|mid)/.*", "config.adaptation.kernel"),
+    (r"adapter/.*", "config.adaptation.method"),
+    (r"head/.*/(scale_attention|scale_mlp)", "config.head.drop_path (0 has no layer scale)"),
+    (r"head/projection/.*|head/neck/.*", "config.head.convs"),
+    (r"head/(classification|regression)/conv_.*", "config.head.head_convs"),
+    (r"head/.*", "config.head.name"),
+    (r"backbone/.*", "config.backbone.name"),
+)
+
+
+def read_info(directory: str | pathlib.Path) -> dict[str, Any]:
+    """The whole of weights.json; WeightsError if `directory` holds no converted weights."""
+    path = pathlib.Path(directory) / INFO
+    try:
+        info = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path} does not exist: make it with convert/torch_to_flax.py --output={directory}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged: {error}") from error
+    if info.get("format") != FORMAT:
+        raise WeightsError(f"{path} is of format {info.get('format')}, this version reads {FORMAT}: convert again")
+    return info
+
+
+def read_geometry(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Widths, depths and counts of the weights in `directory`, by collection ("backbone", "adapter", "head")."""
+    return read_info(directory)["geometry"]
+
+
+def load_backbone(directory: str | pathlib.Path, like: Any, image: int | None = None) -> Any:
+    """The backbone's parameters, restored shard by shard onto the devices and cast to the dtypes of `like`.
+
+    like: tree of jax.ShapeDtypeStruct (with shardings) of params["backbone"], or of arrays. A cast to bfloat16 rounds
+    to nearest even. WeightsError lists every parameter whose shape differs and the config field to change.
+    image: config.backbone.image, checked against the grid of the source's positions where it holds them.
+    """
+    pretrained = read_geometry(directory)["backbone"].get("image")
+    if image is not None and pretrained is not None and image != pretrained:
+        raise WeightsError(
+            f"{directory}: its positions are those of pictures of {pretrained} x {pretrained} pixels; "
+            f"config.backbone.image = {image}"
+        )
+    return load(directory, {"backbone": like})["backbone"]
+
+
+def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Collections of params, as `load_backbone` does it: those that `like` has, others are not read."""
+    directory = pathlib.Path(directory)
+    info = read_info(directory)
+    stored = {path: tuple(shape) for path, (shape, _) in info["parameters"].items() if path.split("/")[0] in like}
+    check_geometry(stored, shapes(like), str(directory))
+    target = jax.tree.map(_abstract, dict(like))
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore((directory / "params").resolve(), args=args)
+    except (OSError, ValueError, KeyError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{directory}/params is damaged: {line[:300]}") from error
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """{"backbone/blocks/norm1/scale": (40, 1408), ...} of a tree of arrays or ShapeDtypeStructs."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def check_geometry(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """WeightsError that lists each parameter of another shape in the weights, and the config fields to change."""
+    problems, fields = [], {}
+    for path in sorted({*stored, *wanted}):
+        if path not in stored or path not in wanted:
+            field = _first(_CONFIG_SWITCHES, path)
+            problems.append(f"{path} is only in {'the weights' if path in stored else 'the model'}")
+        elif stored[path] != wanted[path]:
+            field = _first(_CONFIG_FIELDS, f"{path}:{_differing_axis(stored[path], wanted[path])}")
+            problems.append(f"{path} is {list(stored[path])} in the weights, {list(wanted[path])} in the model")
+        else:
+            continue
+        fields[field] = None
+    if problems:
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise WeightsError(
+            f"{source} has another geometry than the config (change {', '.join(fields)}): "
+            + "; ".join(problems[:6])
+            + more
+        )
+
+
+def _differing_axis(a: tuple[int, ...], b: tuple[int, ...]) -> int | str:
+    return "rank" if len(a) != len(b) else next(i for i, (m, n) in enumerate(zip(a, b, strict=True)) if m != n)
+
+
+def _first(table: tuple[tuple[str, str], ...], name: str) -> str:
+    return next((field for pattern, field in table if re.fullmatch(pattern, name)), "the config")
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
