@@ -4,10 +4,12 @@
 """
 
 import dataclasses
+import gzip
 import itertools
 import json
 import operator
 import pathlib
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,18 +60,23 @@ def read_results(path: str | pathlib.Path, field: str = "label", problems: list[
     problems: if given, entries whose score or times are not finite are left out and a sentence about them is appended;
     otherwise the first is an error. Raises DataError, naming file, video and entry, for whatever is no results file.
     """
-    path = pathlib.Path(path)
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise DataError(
             f'{path}: no results file; it needs {{"results": {{video: [{{"segment", "label", "score"}}]}}}}'
         )
     return parse_results(content["results"], field, str(path), problems)
+
+
+def read_json(path: str | pathlib.Path) -> object:
+    """The content of a .json or .json.gz file; DataError where it is missing, or not JSON."""
+    try:
+        data = pathlib.Path(path).read_bytes()
+        return json.loads(gzip.decompress(data) if str(path).endswith(".gz") else data)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
 
 
 def parse_results(

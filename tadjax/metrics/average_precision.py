@@ -43,11 +43,19 @@ def average_precision(truth: GroundTruth, predictions: Predictions, tiou: Sequen
     return AveragePrecision(np.asarray(tiou, np.float64), truth.classes, np.stack(ap, axis=1))
 
 
-def interpolated_ap(correct: np.ndarray, positives: int) -> np.ndarray:
+def interpolated_ap(correct: np.ndarray, positives: int, weight: float | None = None) -> np.ndarray:
     """Area under the precision-recall curve, precision made monotone from the right; [..., n] by descending score.
 
-    Recall moves by 1/positives at each correct prediction, so the area is a sum over those alone.
+    Recall R moves by 1/positives at each correct prediction, so the area is a sum over those alone. With `weight` N
+    precision is DETAD's normalised R N / (R N + false positives), so that rare and frequent classes compare.
     """
-    precision = np.cumsum(correct, axis=-1) / np.arange(1, correct.shape[-1] + 1)
+    precision = precision_curve(correct, positives, positives if weight is None else weight)
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     return (envelope * correct).sum(axis=-1) / positives
+
+
+def precision_curve(correct: np.ndarray, positives: int, weight: float) -> np.ndarray:
+    """R N / (R N + false positives) after each prediction, [..., n]; N = weight, R = share of the positives found."""
+    hits = np.cumsum(correct, axis=-1)
+    found = hits * (weight / positives)
+    return found / (found + np.arange(1, correct.shape[-1] + 1) - hits)

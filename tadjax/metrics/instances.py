@@ -1,7 +1,6 @@
 """Ground truth and predictions as flat arrays: what every metric of this folder takes."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections import Counter
@@ -9,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from tadjax.detections.results import Results
+from tadjax.detections.results import Results, read_json
 from tadjax.errors import DataError
 from tadjax.metrics.rules import Rules, rules_named
 
@@ -18,8 +17,8 @@ from tadjax.metrics.rules import Rules, rules_named
 class GroundTruth:
     """Instances in the order of the file: video int [N] into `videos`, labels int [N] into `classes`, segments in s.
 
-    durations float64 [videos], NaN where the file has none. `videos` holds every video of the subset, those without
-    instances too.
+    coverage float64 [N]: length by the video's duration, NaN where the file has neither. `videos` holds every video of
+    the subset, those without instances too.
     """
 
     videos: tuple[str, ...]
@@ -27,7 +26,7 @@ class GroundTruth:
     video: np.ndarray
     segments: np.ndarray  # float64 [N, 2]
     labels: np.ndarray
-    durations: np.ndarray
+    coverage: np.ndarray
     subset: str
     rules: Rules
 
@@ -79,29 +78,29 @@ def read_ground_truth(
     rules: str | Rules = "opentad",
     task: str | None = None,
     blocked: Collection[str] = (),
+    predicted: Collection[str] = (),
 ) -> GroundTruth:
     """Ground truth of one subset, from an ActivityNet-style JSON file or its content.
 
-    subset: None takes the only one there is. task: None reads "label"; "verb", "noun" or "action" EPIC-Kitchens'
-    "verb_label" and "noun_label" ("id_<n>"), whose classes are then named "<n>", for actions "<verb>,<noun>".
-    blocked: videos to leave out. Raises DataError, naming file, video and index.
+    subset: None takes the only one there is or, given the names of the `predicted` videos, the one that holds most of
+    them. task: None reads "label"; "verb", "noun" or "action" EPIC-Kitchens' "verb_label" and "noun_label" ("id_<n>"),
+    whose classes are then named "<n>", for actions "<verb>,<noun>". blocked: videos to leave out. Raises DataError,
+    naming file, video and index.
     """
     rules = rules_named(rules) if isinstance(rules, str) else rules
     database, name = _database(source)
-    subset = _choose_subset(database, subset, name)
+    subset = _choose_subset(database, subset, predicted, name)
     videos = [v for v, entry in database.items() if entry["subset"] == subset and v not in blocked]
-    instances, labels, durations = [], [], []
+    instances, labels, coverage = [], [], []
     for number, video in enumerate(videos):
-        entry = database[video]
-        durations.append(float(entry.get("duration", np.nan)))
         kept: dict[str, list[tuple[float, float]]] = {}
-        for index, annotation in enumerate(entry.get("annotations", ())):
+        for index, annotation in enumerate(database[video].get("annotations", ())):
             try:
                 start, end = (float(second) for second in annotation["segment"])
+                label, share = _label(annotation, task), _coverage(annotation, end - start, database[video])
                 if not (math.isfinite(start) and math.isfinite(end)):
                     raise ValueError("a time is not finite")
-                label = _label(annotation, task)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise DataError(f"{name}: video {video}, annotation {index}: {_defect(error, task)}") from None
             if rules.duplicate_tolerance is not None:
                 tolerance, same = rules.duplicate_tolerance, kept.setdefault(label, [])
@@ -110,6 +109,7 @@ def read_ground_truth(
                 same.append((start, end))
             instances.append((number, start, end))
             labels.append(label)
+            coverage.append(share)
     if not instances:
         raise DataError(f"{name}: subset {subset!r} has no annotated instance")
     classes = list(dict.fromkeys(labels))
@@ -123,7 +123,7 @@ def read_ground_truth(
         table[:, 0].astype(np.int64),
         table[:, 1:],
         np.array([numbers[label] for label in labels]),
-        np.array(durations),
+        np.array(coverage),
         subset,
         rules,
     )
@@ -177,13 +177,7 @@ def align(
 def _database(source: str | pathlib.Path | Mapping) -> tuple[Mapping, str]:
     name, content = "ground truth", source
     if not isinstance(source, Mapping):
-        name = str(source)
-        try:
-            content = json.loads(pathlib.Path(source).read_text())
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise DataError(f"{name}: not JSON ({error})") from None
+        name, content = str(source), read_json(source)
     database = content.get("database") if isinstance(content, Mapping) else None
     if not isinstance(database, Mapping) or not database:
         raise DataError(f'{name}: no ground truth; it needs {{"database": {{video: {{"subset", "annotations"}}}}}}')
@@ -193,8 +187,11 @@ def _database(source: str | pathlib.Path | Mapping) -> tuple[Mapping, str]:
     return database, name
 
 
-def _choose_subset(database: Mapping, subset: str | None, name: str) -> str:
+def _choose_subset(database: Mapping, subset: str | None, predicted: Collection[str], name: str) -> str:
     sizes = Counter(entry["subset"] for entry in database.values())
+    held = Counter(database[video]["subset"] for video in predicted if video in database)
+    if subset is None and held:
+        return held.most_common(1)[0][0]
     listed = ", ".join(f"{known} ({size} videos)" for known, size in sizes.items())
     if subset is None and len(sizes) > 1:
         raise DataError(f"{name}: more than one subset, name the one to evaluate: {listed}")
@@ -208,6 +205,14 @@ def _label(annotation: Mapping, task: str | None) -> str:
         return str(annotation["label"])
     parts = ("verb", "noun") if task == "action" else (task,)
     return ",".join(str(annotation[f"{part}_label"]).removeprefix("id_") for part in parts)
+
+
+def _coverage(annotation: Mapping, length: float, video: Mapping) -> float:
+    """Length by duration, as given or computed; NaN where the duration is unknown."""
+    if "coverage" in annotation:
+        return float(annotation["coverage"])
+    duration = video.get("duration")
+    return length / duration if isinstance(duration, (int, float)) and duration > 0 else math.nan
 
 
 def _defect(error: Exception, task: str | None) -> str:

@@ -20,12 +20,31 @@ class Rules:
         bool  # two segments of no length at the same time: tIoU 0/0 counts as a match, before all others
     )
     sorted_classes: bool  # by id; otherwise in the order of the ground truth file
+    tiou: tuple[float, ...]  # thresholds where none are named
 
 
 RULES = {
-    "opentad": Rules("opentad", duplicate_tolerance=1e-3, empty_matches_empty=False, sorted_classes=False),
-    "activitynet": Rules("activitynet", duplicate_tolerance=None, empty_matches_empty=True, sorted_classes=False),
-    "epic": Rules("epic", duplicate_tolerance=None, empty_matches_empty=False, sorted_classes=True),
+    "opentad": Rules(
+        "opentad",
+        duplicate_tolerance=1e-3,
+        empty_matches_empty=False,
+        sorted_classes=False,
+        tiou=(0.3, 0.4, 0.5, 0.6, 0.7),
+    ),
+    "activitynet": Rules(
+        "activitynet",
+        duplicate_tolerance=None,
+        empty_matches_empty=True,
+        sorted_classes=False,
+        tiou=(0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
+    ),
+    "epic": Rules(
+        "epic",
+        duplicate_tolerance=None,
+        empty_matches_empty=False,
+        sorted_classes=True,
+        tiou=(0.1, 0.2, 0.3, 0.4, 0.5),
+    ),
 }
 
 

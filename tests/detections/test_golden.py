@@ -2,6 +2,7 @@ import pathlib
 import subprocess
 import sys
 
+import tadjax
 from tests.golden.compare import HERE, failures
 
 
@@ -10,8 +11,8 @@ def test_postprocess():
 
 
 def test_detections_and_metrics_need_numpy_only():
-    names = [f"tadjax.{folder}.{path.stem}" for folder in ("detections", "metrics")
-             for path in (pathlib.Path(__file__).parents[2] / "tadjax" / folder).glob("*.py") if path.stem != "__main__"]  # fmt: skip
+    folders = [pathlib.Path(tadjax.__file__).parent / name for name in ("detections", "metrics")]
+    names = [f"tadjax.{folder.name}.{path.stem}" for folder in folders for path in folder.glob("[!_]*.py")]
     code = f"import sys, importlib; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"jax", "flax", "torch", "matplotlib", "scipy", "pandas"} & set(loaded)
