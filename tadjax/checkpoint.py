@@ -9,8 +9,6 @@ whole checkpoints only.
 """
 
 import pathlib
-import shutil
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -76,7 +74,9 @@ class Checkpoints:
             try:
                 found = self._manager.restore(step, args=ocp.args.Composite(**items))
             except (OSError, ValueError, KeyError) as error:
-                logging.warning("checkpoint %d of %s is damaged and left out: %s", step, self.workdir, _first_line(error))
+                logging.warning(
+                    "checkpoint %d of %s is damaged and left out: %s", step, self.workdir, _first_line(error)
+                )
                 self._manager.delete(step)
                 continue
             return like.replace(trained=found["trained"], ema=found["ema"], **found["resume"])
@@ -89,7 +89,9 @@ class Checkpoints:
         """
         step = (self._manager.best_step() if best else None) or self._manager.latest_step()
         if step is None:
-            raise WeightsError(f"{self.workdir}/checkpoints holds no checkpoint: train first, or give another --workdir")
+            raise WeightsError(
+                f"{self.workdir}/checkpoints holds no checkpoint: train first, or give another --workdir"
+            )
         item = "ema" if ema else "trained"
         args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
         try:

@@ -1,4 +1,4 @@
-"""Checks a config before anything is loaded, and says in words what is wrong with it. Imports no JAX: errors come fast."""
+"""Checks a config before anything is loaded, and says in words what is wrong with it. Imports no JAX, to be fast."""
 
 import difflib
 import importlib.util

@@ -1,4 +1,4 @@
-"""The temporal-informative adapter of AdaTAD (Liu et al., CVPR 2024, section 3.3), its ablations, and the plain adapter.
+"""The temporal-informative adapter of AdaTAD (Liu et al., CVPR 2024, section 3.3), its ablations, the plain adapter.
 
     h  = GELU(W_down x + b_down)
     h' = h + W_mid (DWConv_k(h) + b_dw) + b_mid

@@ -193,7 +193,7 @@ class Vit:
 
 
 def sine_cosine(positions: int, width: int) -> np.ndarray:
-    """The fixed position table of VideoMAE over the flattened (time, height, width) grid, float32 [positions, width]."""
+    """VideoMAE's fixed position table over the flattened (time, height, width) grid, float32 [positions, width]."""
     channel = np.arange(width)
     angle = np.arange(positions)[:, None] / np.power(10000, 2 * (channel // 2) / width)[None]
     return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)

@@ -22,7 +22,7 @@ BATCH = P("data")  # every entry of a batch, by its leading axis
 
 
 def make_mesh(sizes: Any, devices: list | None = None) -> Mesh:
-    """The mesh for `sizes` (config.mesh: data, clip, fsdp; -1 = what is left). ConfigError if the devices do not fit."""
+    """The mesh for `sizes` (config.mesh; -1 = what is left of the devices). ConfigError if they do not fit."""
     devices = list(jax.devices() if devices is None else devices)
     shape = [sizes.data, sizes.clip, sizes.fsdp]
     fixed = int(np.prod([n for n in shape if n != -1]))

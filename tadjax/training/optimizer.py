@@ -38,7 +38,7 @@ def labels(params: Any) -> Any:
 
 
 def warmup_cosine(base: float, warmup: int, total: int, minimum: float) -> Callable[[Any], Any]:
-    """Linear warm-up per step from 0, `base` at steps warmup-1 and warmup, then a cosine to `minimum` at step `total`."""
+    """Linear warm-up from 0, `base` at steps warmup-1 and warmup, then a cosine to `minimum` at step `total`."""
     cosine = optax.cosine_decay_schedule(base, max(total - warmup, 1), alpha=minimum / base if base else 0.0)
     if warmup == 0:
         return cosine

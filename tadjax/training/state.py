@@ -52,6 +52,19 @@ def create(
     )
 
 
+def moving_average(average: Any, new: Any, decay: float) -> Any:
+    """decay * average + (1 - decay) * new, each product rounded to float32 before the sum, as published averages are.
+
+    A compiler would fuse the sum into a multiply-add that rounds once, and the last bit of every step would differ;
+    over thousands of small steps that adds up. The comparison, always true but for NaN, stands in its way.
+    """
+
+    def rounded(product: jax.Array) -> jax.Array:
+        return jnp.where(product == product, product, jnp.nan)
+
+    return jax.tree.map(lambda a, b: rounded(decay * a) + rounded((1 - decay) * b), average, new)
+
+
 def make_train_step(
     localizer: Localizer,
     tx: optax.GradientTransformation,
@@ -103,7 +116,7 @@ def make_train_step(
         trained = optax.apply_updates(state.trained, updates)
         advanced = dict(
             trained=trained,
-            ema=jax.tree.map(lambda average, new: average + (1 - ema_decay) * (new - average), state.ema, trained),
+            ema=moving_average(state.ema, trained, ema_decay),
             optimizer=optimizer,
             head_state=head_state,
         )
