@@ -9,6 +9,7 @@ its input and its output.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ JITTER = (0.5, 0.5, 0.5, 0.1)  # reach of brightness, contrast and saturation ab
 FRAMES_AT_ONCE = 32
 NAMES = tuple(image_ops.OPERATIONS)
 RANDAUGMENT = tuple(name for name in NAMES if name != "identity")
+POLICY_NUMBERS = 4 * len(RANDAUGMENT)  # random numbers set aside for a policy, whichever it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Augmentation:
         check("policy", self.policy in ("randaugment", "autoaugment", "none"), "randaugment, autoaugment or none")
         check("min_area", 0 < self.min_area <= 1, "above 0 and at most 1")
         check("flip", 0 <= self.flip <= 1, "a probability, 0 to 1")
-        check("operations", 1 <= self.operations <= len(RANDAUGMENT), f"1 to {len(RANDAUGMENT)}")
+        check("operations", 0 <= self.operations <= len(RANDAUGMENT), f"0 to {len(RANDAUGMENT)}")
         check("magnitude", 0 <= self.magnitude <= 10, "0 to 10")
 
 
@@ -68,18 +70,18 @@ def draw(seed: jax.Array, height: jax.Array, width: jax.Array, settings: Augment
     Args:
       seed: uint32 scalar. height, width: int scalars, of the upright picture in pixels.
     """
-    # The generator is named, so that a user's jax_default_prng_impl does not change what a seed means.
-    keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), 5)
+    # One call gives all the numbers: every call of the generator adds a good part of a second of compilation. The
+    # generator is named, so that a user's jax_default_prng_impl does not change what a seed means.
+    uniform = jax.random.uniform(jax.random.key(seed, impl="threefry2x32"), (2 * CROP_TRIES + 11 + POLICY_NUMBERS,))
+    pieces = np.cumsum([CROP_TRIES, CROP_TRIES, 2, 1, 4, 4])
+    area, aspect, place, flip, factors, order, policy = jnp.split(uniform, pieces)
     if settings.crop:
-        box = _random_box(keys[0], height, width, settings.min_area)
+        box = _random_box(area, aspect, place, height, width, settings.min_area)
     else:
         box = _center_box(height, width)
-    flip = jax.random.uniform(keys[1]) < settings.flip
-    operations, strengths, places = _POLICIES[settings.policy](keys[2], settings)
-    base, reach = jnp.array([1, 1, 1, 0], jnp.float32), jnp.array(JITTER, jnp.float32)
-    factors = base + reach * jax.random.uniform(keys[3], (4,), minval=-1, maxval=1)
-    order = jax.random.permutation(keys[4], 4)
-    return Draw(box, flip, operations, strengths, places, factors, order)
+    operations, strengths, places = _POLICIES[settings.policy](policy, settings)
+    factors = jnp.array([1, 1, 1, 0], jnp.float32) + jnp.array(JITTER, jnp.float32) * (2 * factors - 1)
+    return Draw(box, flip[0] < settings.flip, operations, strengths, places, factors, jnp.argsort(order))
 
 
 def _center_box(height, width) -> jax.Array:
@@ -87,25 +89,27 @@ def _center_box(height, width) -> jax.Array:
     return jnp.stack([(height - side) // 2, (width - side) // 2, side, side]).astype(jnp.int32)
 
 
-def _random_box(key, height, width, min_area) -> jax.Array:
-    """The first of ten candidates that fits: area uniform, aspect log-uniform, place uniform (Inception's crop)."""
-    area_key, aspect_key, place_key = jax.random.split(key, 3)
-    area = jax.random.uniform(area_key, (CROP_TRIES,), minval=min_area, maxval=1.0) * height * width
+def _random_box(area, aspect, place, height, width, min_area) -> jax.Array:
+    """The first of ten candidates that fits: area uniform, aspect log-uniform, place uniform (Inception's crop).
+
+    area, aspect: float32 [10]; place: float32 [2]; all uniform in [0, 1).
+    """
+    area = (min_area + (1 - min_area) * area) * height * width
     low, high = np.log(ASPECT)
-    aspect = jnp.exp(jax.random.uniform(aspect_key, (CROP_TRIES,), minval=low, maxval=high))
+    aspect = jnp.exp(low + (high - low) * aspect)
     widths = jnp.maximum(jnp.round(jnp.sqrt(area * aspect)), 1).astype(jnp.int32)
     heights = jnp.maximum(jnp.round(jnp.sqrt(area / aspect)), 1).astype(jnp.int32)
     fits = (widths <= width) & (heights <= height)
     first = jnp.argmax(fits)
     h, w = heights[first], widths[first]
-    place = jax.random.uniform(place_key, (2,))
     top = jnp.minimum(jnp.floor(place[0] * (height - h + 1)).astype(jnp.int32), height - h)
     left = jnp.minimum(jnp.floor(place[1] * (width - w + 1)).astype(jnp.int32), width - w)
     return jnp.where(fits.any(), jnp.stack([top, left, h, w]), _center_box(height, width))
 
 
-def _randaugment(key, settings: Augmentation):
+def _randaugment(uniform, settings: Augmentation):
     """N different operations at one magnitude, in the order of the list; geometric ones in either direction."""
+    which, sign, place = jnp.split(uniform, np.cumsum([len(RANDAUGMENT), settings.operations]))
     level = settings.magnitude / 10
     strength = {
         "shear_x": 17.19 * level,  # degrees (0.3 rad)
@@ -123,11 +127,10 @@ def _randaugment(key, settings: Augmentation):
     }
     strengths = jnp.array([strength.get(name, 0.0) for name in RANDAUGMENT], jnp.float32)
     signed = jnp.array([name in _SIGNED for name in RANDAUGMENT])
-    which_key, sign_key, place_key = jax.random.split(key, 3)
     n = settings.operations
-    operations = jnp.sort(jax.random.permutation(which_key, len(RANDAUGMENT))[:n]).astype(jnp.int32)
-    sign = jnp.where(jax.random.bernoulli(sign_key, shape=(n,)) & signed[operations], -1.0, 1.0)
-    return operations, strengths[operations] * sign, jax.random.uniform(place_key, (n, 2))
+    operations = jnp.sort(jnp.argsort(which)[:n])
+    sign = jnp.where((sign < 0.5) & signed[operations], -1.0, 1.0)
+    return operations, strengths[operations] * sign, place[: 2 * n].reshape(n, 2)
 
 
 _SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
@@ -177,7 +180,7 @@ def _autoaugment_strength(name: str, magnitude: int) -> float:
     }.get(name, 0.0)
 
 
-def _autoaugment(key, settings: Augmentation):
+def _autoaugment(uniform, settings: Augmentation):
     del settings  # the policy was found once; it has no knobs
     names, probabilities, magnitudes = zip(*(step for pair in AUTOAUGMENT for step in pair), strict=True)
     table = jnp.array([NAMES.index(name) for name in names], jnp.int32).reshape(-1, 2)
@@ -185,17 +188,16 @@ def _autoaugment(key, settings: Augmentation):
     strength = jnp.array(strength, jnp.float32).reshape(-1, 2)
     factor_like = jnp.array([name in ("color", "contrast", "sharpness") for name in NAMES])
     signed = jnp.array([name in _SIGNED for name in NAMES]) | factor_like
-    which_key, sign_key, use_key = jax.random.split(key, 3)
-    row = jax.random.randint(which_key, (), 0, len(AUTOAUGMENT))
+    row = (uniform[0] * len(AUTOAUGMENT)).astype(jnp.int32)
     operations, strengths = table[row], strength[row]
-    sign = jnp.where(jax.random.bernoulli(sign_key, shape=(2,)) & signed[operations], -1.0, 1.0)
+    sign = jnp.where((uniform[1:3] < 0.5) & signed[operations], -1.0, 1.0)
     strengths = strengths * sign + factor_like[operations]
-    used = jax.random.uniform(use_key, (2,)) < jnp.array(probabilities, jnp.float32).reshape(-1, 2)[row]
+    used = uniform[3:5] < jnp.array(probabilities, jnp.float32).reshape(-1, 2)[row]
     return jnp.where(used, operations, NAMES.index("identity")), strengths, jnp.zeros((2, 2))
 
 
-def _no_policy(key, settings: Augmentation):
-    del key, settings
+def _no_policy(uniform, settings: Augmentation):
+    del uniform, settings
     return jnp.zeros((0,), jnp.int32), jnp.zeros((0,), jnp.float32), jnp.zeros((0, 2), jnp.float32)
 
 
@@ -213,9 +215,9 @@ def augment(
 ) -> jax.Array:
     """Training views of a batch of canvases.
 
-    Only the operations that were drawn are computed (a loop over videos with a switch inside), and the loop cannot be
-    split over devices automatically: on several devices call it inside `shard_map`, with frames split over videos, time,
-    or both, and the other arguments over videos. Frames do not see each other, so the result is the same.
+    It loops over videos and chunks of frames, and a loop cannot be split over devices automatically: on several devices
+    call it inside `shard_map`, with `frames` split over videos, time, or both, and the other arguments over videos.
+    Frames do not see each other, so the result is the same.
 
     Args:
       frames: uint8 [B, T, Hc, Wc, 3], the picture at the top left of the canvas, whatever else beyond it.
@@ -228,35 +230,34 @@ def augment(
       uint8 [B, T, size, size, 3], upright.
     """
 
-    def one_video(video):
-        frames, frame_size, portrait, seed = video
-        height, width = jnp.where(portrait, frame_size[::-1], frame_size)
-        drawn = draw(seed, height, width, settings)
+    upright = jnp.where(portrait[:, None], frame_size[:, ::-1], frame_size)
+    drawn = jax.vmap(functools.partial(draw, settings=settings))(seeds, upright[:, 0], upright[:, 1])
+    operations = list(image_ops.OPERATIONS.values())
 
-        def some_frames(x):
-            x = _view(x, drawn.box, drawn.flip, portrait, size)
-            for i in range(len(drawn.operations)):
-                branches = list(image_ops.OPERATIONS.values())
-                x = jax.lax.switch(drawn.operations[i], branches, x, drawn.strengths[i], drawn.places[i])
-            if settings.jitter:
-                x = image_ops.color_jitter(x, drawn.factors, drawn.order)
-            return x.transpose(1, 2, 3, 0)
+    def some_frames(frames, portrait, drawn):
+        x = _view(frames, drawn.box, drawn.flip, portrait, size)
+        if drawn.operations.size:
 
-        return _in_chunks(some_frames, frames)
+            def operate(i, x):
+                return jax.lax.switch(drawn.operations[i], operations, x, drawn.strengths[i], drawn.places[i])
 
-    return jax.lax.map(one_video, (frames, frame_size, portrait, seeds))
+            x = jax.lax.fori_loop(0, len(drawn.operations), operate, x)
+        if settings.jitter:
+            x = image_ops.color_jitter(x, drawn.factors, drawn.order)
+        return x.transpose(1, 2, 3, 0)
+
+    return _in_chunks(some_frames, frames, portrait, drawn)
 
 
 def center_view(frames: jax.Array, frame_size: jax.Array, portrait: jax.Array, *, size: int) -> jax.Array:
     """The centre square of every canvas, resized: the view at test time. Arguments and result as of `augment`."""
+    upright = jnp.where(portrait[:, None], frame_size[:, ::-1], frame_size)
+    box = jax.vmap(_center_box)(upright[:, 0], upright[:, 1])
 
-    def one_video(video):
-        frames, frame_size, portrait = video
-        height, width = jnp.where(portrait, frame_size[::-1], frame_size)
-        box = _center_box(height, width)
-        return _in_chunks(lambda x: _view(x, box, False, portrait, size).transpose(1, 2, 3, 0), frames)
+    def some_frames(frames, portrait, box):
+        return _view(frames, box, False, portrait, size).transpose(1, 2, 3, 0)
 
-    return jax.lax.map(one_video, (frames, frame_size, portrait))
+    return _in_chunks(some_frames, frames, portrait, box)
 
 
 def _view(frames, box, flip, portrait, size: int) -> jax.Array:
@@ -269,9 +270,15 @@ def _view(frames, box, flip, portrait, size: int) -> jax.Array:
     return jax.lax.cond(portrait, lambda x: x.swapaxes(2, 3), lambda x: x, x)
 
 
-def _in_chunks(function, frames: jax.Array) -> jax.Array:
-    """Maps over the time axis, some frames at once: bounds the memory of what is between uint8 and uint8."""
-    t = frames.shape[0]
+def _in_chunks(function, frames: jax.Array, *of_video) -> jax.Array:
+    """Maps `function(frames [F, ...], *of_video)` over [B, T, ...]: a few frames at once, one video at a time.
+
+    One loop over all chunks: only the operations that a video drew are computed (vmap would compute all of them and
+    select), and no more than a chunk is ever held in another form than uint8.
+    """
+    b, t = frames.shape[:2]
     chunk = max(n for n in range(1, min(t, FRAMES_AT_ONCE) + 1) if t % n == 0)
-    out = jax.lax.map(function, frames.reshape(t // chunk, chunk, *frames.shape[1:]))
-    return out.reshape(t, *out.shape[2:])
+    of_chunk = jax.tree.map(lambda x: jnp.repeat(x, t // chunk, axis=0), of_video)
+    chunks = frames.reshape(b * t // chunk, chunk, *frames.shape[2:])
+    out = jax.lax.map(lambda arguments: function(arguments[0], *arguments[1]), (chunks, of_chunk))
+    return out.reshape(b, t, *out.shape[2:])

@@ -184,7 +184,7 @@ def equalize(planes: jax.Array) -> jax.Array:
 
 
 def cutout(planes: jax.Array, share, place) -> jax.Array:
-    """Fills a square of `share` of the side, centred at place = (x, y) in 0..1, with grey 128; it may leave the edge."""
+    """Fills a square of `share` of the side, centred at place = (x, y) in 0..1, with grey 128; clipped at the edge."""
     h, w = planes.shape[-2:]
     inside = True
     for axis, length, position in ((0, h, place[1]), (1, w, place[0])):
