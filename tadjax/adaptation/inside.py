@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from tadjax.backbones.vit import Stage
 
@@ -24,13 +25,16 @@ from tadjax.backbones.vit import Stage
 class Memory:
     """How activations are kept for the backward pass.
 
-    remat: "none" keeps all; "block" keeps the input of each block and recomputes the rest; "nested" keeps the input of
-    about every sqrt(layers)-th block only. clips_per_group: clips of a window that go through a block at once, which
-    bounds what one block holds; 0 = all.
+    remat (adapters inside): "none" keeps all; "block" keeps the input of each block and recomputes the rest; "nested"
+    keeps the input of about every sqrt(layers)-th block only; "offload" keeps the inputs of the blocks in the host's
+    memory. clips_per_group: clips of a window that go through a block at once (through the whole backbone, where
+    nothing is trained inside), which bounds what one block holds; 0 = all. taps (methods beside the backbone): how the
+    layers' outputs come back, tadjax/adaptation/taps.py.
     """
 
     remat: str = "block"
     clips_per_group: int = 0
+    taps: str = "recompute"
 
 
 def run(
@@ -110,20 +114,21 @@ def in_clip_groups(stage: Stage, clips_per_group: int) -> Callable:
         if clips % clips_per_group:
             raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
         groups = clips // clips_per_group
-        parts = (_split(x, 1, groups), None if scale is None else _split(scale, 2, groups))
+        parts = (split_groups(x, 1, groups), None if scale is None else split_groups(scale, 2, groups))
         block = jax.checkpoint(lambda part: stage.block(params, *part))
-        return _join(jax.lax.map(block, parts), 1)
+        return join_groups(jax.lax.map(block, parts), 1)
 
     return grouped
 
 
-def _split(x: jax.Array, axis: int, groups: int) -> jax.Array:
+def split_groups(x: jax.Array, axis: int, groups: int) -> jax.Array:
     """[..., n, ...] -> [groups, ..., n / groups, ...]."""
     shape = (*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
     return jnp.moveaxis(x.reshape(shape), axis, 0)
 
 
-def _join(x: jax.Array, axis: int) -> jax.Array:
+def join_groups(x: jax.Array, axis: int) -> jax.Array:
+    """[groups, ..., n, ...] -> [..., groups * n, ...], the groups along `axis` of the result."""
     x = jnp.moveaxis(x, 0, axis)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
@@ -132,6 +137,8 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
     """Scans `step` over layers stacked on a leading axis, keeping activations as `memory.remat` says."""
     if memory.remat == "none":
         return jax.lax.scan(step, x, stacked)[0]
+    if memory.remat == "offload":
+        return jax.lax.scan(_offloaded(step), x, stacked)[0]
     body = jax.checkpoint(step, prevent_cse=False)
     depth = _depth(stacked)
     outer = max(d for d in range(1, int(depth**0.5) + 1) if depth % d == 0)
@@ -140,6 +147,21 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
         many = jax.checkpoint(lambda x, layers: (jax.lax.scan(body, x, layers)[0], None), prevent_cse=False)
         return jax.lax.scan(many, x, nested)[0]
     return jax.lax.scan(body, x, stacked)[0]
+
+
+def _offloaded(step: Callable) -> Callable:
+    """`step`, of which only the input is kept for the backward pass, and that in the host's memory."""
+
+    def named(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+        return step(jax.tree.map(lambda a: checkpoint_name(a, "block_input"), x), layer)
+
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["block_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+    return jax.checkpoint(named, policy=policy, prevent_cse=False)
 
 
 def _depth(stacked: Any) -> int:

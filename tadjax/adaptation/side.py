@@ -1,0 +1,92 @@
+"""AdaTAD-dagger: temporal-informative adapters beside the backbone (Liu et al., CVPR 2024, section 3.4).
+
+    y = x_N + sum_i alpha_i (W_up h'_i + b_up)      with h'_i as in the adapter inside (tia.py), of layer i's output
+
+and the head sees the spatial mean of y. After h_i = GELU(W_down x_i + b_down), all that follows up to that mean is
+affine and acts on time only. So the mean can be taken at once: layer i's tap is m_i = mean_hw(h_i) [B, T', d/r], and the
+temporal convolution, W_mid and W_up run on m_i. Exact, and one matrix product a layer is left at full resolution.
+
+Where the kernel reaches over space this does not hold; the tap is then the mean of the whole adapter's output.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tadjax.adaptation import taps
+from tadjax.adaptation.inside import Memory
+from tadjax.adaptation.tia import DepthwiseConv, Tia
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """The adapters of AdaTAD-dagger on the layers that the caller names; their sum is added to the last layer."""
+
+    tia: Tia
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the spatial mean can be taken before the convolution: its kernel does not reach over space."""
+        return not self.tia.kernel or self.tia.kernel[1:] == (1, 1)
+
+    def init(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
+        """Random float32 parameters, the adapter's, stacked over the layers: {"down": {"kernel": [n, D, h], ...}, ...}."""
+        x = jnp.zeros((1, 1, 1, 1, backbone.width))
+        return jax.vmap(lambda k: self.tia.init(k, x)["params"])(jax.random.split(key, len(layers)))
+
+    def features(
+        self,
+        backbone: Any,
+        params: Any,
+        adapters: dict,
+        frames: jax.Array,
+        *,
+        layers: tuple[int, ...],
+        memory: Memory,
+        valid: jax.Array | None = None,
+    ) -> jax.Array:
+        """Frames [B, T, H, W, 3] in 0..255 -> mean_hw(y), float32 [B, T', D].
+
+        params are the frozen backbone's. ValueError for a kernel over space with clips_per_group: the groups cut time.
+        """
+        del valid  # a padded step reaches its neighbour only, as inside the backbone
+        if not self.pooled and memory.clips_per_group:
+            raise ValueError(f"adapters with kernel {self.tia.kernel} beside the backbone need clips_per_group = 0")
+        collected, x_n = taps.run(
+            backbone,
+            params,
+            frames,
+            tap=self.squeeze if self.pooled else self.whole,
+            tap_params=[adapters],
+            layers=layers,
+            storage=memory.taps,
+            clips_per_group=memory.clips_per_group,
+        )
+        outputs = jax.vmap(self.expand)(adapters, collected[0]) if self.pooled else collected[0]  # [n, B, T', D]
+        return x_n + outputs.astype(jnp.float32).sum(0)
+
+    def squeeze(self, adapter: dict, x: jax.Array) -> jax.Array:
+        """The tap m = mean_hw GELU(W_down x + b_down): [B, T', h, w, D] -> float32 [B, T', h]."""
+        h = nn.gelu(_dense(adapter["down"], x, self.tia.dtype), approximate=False)
+        return h.astype(jnp.float32).mean((2, 3))
+
+    def expand(self, adapter: dict, m: jax.Array) -> jax.Array:
+        """What follows on the pooled bottleneck: m [B, T', h] -> alpha (W_up h' + b_up), [B, T', D]."""
+        tia, h = self.tia, m.astype(self.tia.dtype)
+        if tia.kernel:
+            dwconv = DepthwiseConv(tia.hidden, tia.kernel, tia.dtype, tia.halo)
+            mixed = dwconv.apply({"params": adapter["dwconv"]}, h[:, :, None, None])[:, :, 0, 0]
+            mixed = _dense(adapter["mid"], mixed, tia.dtype)
+            h = h + mixed if tia.residual else mixed
+        return adapter["alpha"].astype(tia.dtype) * _dense(adapter["up"], h, tia.dtype)
+
+    def whole(self, adapter: dict, x: jax.Array) -> jax.Array:
+        """The tap for kernels over space: the spatial mean of the adapter's whole output, float32 [B, T', D]."""
+        return self.tia.apply({"params": adapter}, x).astype(jnp.float32).mean((2, 3))
+
+
+def _dense(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
+    return x @ layer["kernel"].astype(dtype) + layer["bias"].astype(dtype)
