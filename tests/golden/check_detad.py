@@ -1,4 +1,4 @@
-"""detad.json and detad_per_prediction.npz, with their ground truth and predictions beside them: every DETAD analysis."""
+"""detad.json and detad_per_prediction.npz, their ground truth and predictions beside them: every DETAD analysis."""
 
 import json
 import pathlib
@@ -127,12 +127,8 @@ def _check_sensitivity(name: str, got: Diagnosis, want: dict) -> Iterator[Row]:
     yield Row(f"{name}/base_average_mAP_N", base, want["base_average_mAP_N"], **EXACT)
     for key, of_bins in want["average_mAP_N_per_bin"].items():
         ours = got.sensitivity[key]
-        yield Row(
-            f"{name}/{key}",
-            [ours[got.bins[key].names.index(bin_)] for bin_ in of_bins],
-            list(of_bins.values()),
-            **EXACT,
-        )
+        in_order = [ours[got.bins[key].names.index(bin_name)] for bin_name in of_bins]
+        yield Row(f"{name}/{key}", in_order, list(of_bins.values()), **EXACT)
         change = [np.nanmin(ours) / base, np.nanmax(ours) / base]
         yield Row(f"{name}/{key}/relative_change_min_max", change, want["relative_change_min_max"][key], **EXACT)
 
