@@ -66,7 +66,12 @@ def detect(path: str | pathlib.Path, layout: str | None = None, wrapper: str | N
     wrapper: the top-level key to read in place of the first of WRAPPERS that is there. WeightsError for a file of no
     known layout.
     """
-    checkpoint = open_checkpoint(path)
+    return recognise(open_checkpoint(path), layout, wrapper)
+
+
+def recognise(checkpoint: Checkpoint, layout: str | None = None, wrapper: str | None = None) -> Source:
+    """`detect`, of an opened checkpoint."""
+    path = checkpoint.files[0]
     if wrapper is None:
         wrapper = next((w for w in WRAPPERS if w in checkpoint.groups), None)
     if wrapper not in checkpoint.groups:
@@ -94,7 +99,7 @@ def _has_layout(layout: Layout, names: Iterable[str]) -> bool:
     )
 
 
-def _without_prefixes(stored: Iterable[str], prefixes: tuple[str, ...], path: str | pathlib.Path) -> dict[str, str]:
+def _without_prefixes(stored: Iterable[str], prefixes: tuple[str, ...], path: pathlib.Path) -> dict[str, str]:
     keys: dict[str, str] = {}
     for key in stored:
         name = key
