@@ -1,6 +1,6 @@
 """Augmentation on the accelerator: one draw a video, the same for all its frames.
 
-The published end-to-end recipes (AdaTAD's code release; LoSA, section 4.1): random resized crop, flip, RandAugment
+The published end-to-end recipes (AdaTAD's code release; LoSA): random resized crop, horizontal flip, RandAugment
 (Cubuk et al. 2020) or AutoAugment (Cubuk et al. 2019), colour jitter. `draw` decides, from one seed a video; `augment`
 carries it out on a batch inside jit. The pixel arithmetic is in image_ops.py.
 
@@ -135,7 +135,7 @@ def _randaugment(uniform, settings: Augmentation):
 
 _SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
-# AutoAugment's ImageNet policy (Cubuk et al. 2019, table 9): each line one sub-policy, of which one is drawn a video;
+# AutoAugment's ImageNet policy (Cubuk et al. 2019, appendix): each line one sub-policy, of which one is drawn a video;
 # (operation, probability, magnitude 0 to 9) twice.
 AUTOAUGMENT = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
@@ -167,7 +167,7 @@ AUTOAUGMENT = (
 
 
 def _autoaugment_strength(name: str, magnitude: int) -> float:
-    """The ranges of the paper's table 6 in ten steps; colour, contrast and sharpness as the distance from factor 1."""
+    """The paper's ranges in ten steps; colour, contrast and sharpness as the distance from factor 1."""
     level = magnitude / 9
     return {
         "shear_x": 17.19 * level,
