@@ -68,11 +68,20 @@ def base() -> ConfigDict:
     backbone.random_init = False  # True: start from random weights on purpose
 
     config.adaptation = adaptation = ConfigDict()
-    adaptation.method = "tia"  # none (head-only), full (fine-tuning), tia (AdaTAD)
-    adaptation.layers = ()  # adapted layers: () all, (first, last) a range with both ends, or a list of three or more
+    adaptation.method = "tia"  # none (head-only), full (fine-tuning), tia (AdaTAD), side (AdaTAD-dagger), losa
+    # Adapted layers, from 0: () all, (first, last) a range with both ends, or a list of three or more. LoSA's end one
+    # before the last, whose output they attend to.
+    adaptation.layers = ()
     adaptation.ratio = 0.25  # bottleneck width by the backbone's width
     adaptation.kernel = (3, 1, 1)  # of the depth-wise convolution over (time, height, width); () for a plain adapter
     adaptation.residual = True  # around the depth-wise convolution
+    adaptation.losa = losa = ConfigDict()  # the paper's ablations; see tadjax/adaptation/losa.py
+    losa.width = 0  # of the taps and of the cross-attentions; 0 = about 0.34 of the backbone's width
+    losa.ranges = ("short", "long")  # or one of them
+    losa.fusion = True  # False: the plain sum of the adapted features and the last layer's
+    losa.gate = "zero"  # what the layers' gates start from: zero, one, random; or cosine (similarity, not learned)
+    losa.short_range_clips = -1  # clips on either side that the short range reaches; -1 = the window, as published
+    losa.positions = "none"  # or sincos: temporal positions added to queries and keys
 
     config.head = head = ConfigDict()
     head.name = "actionformer"
@@ -123,7 +132,8 @@ def base() -> ConfigDict:
 
     config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass
     memory.remat = "block"  # none, block, nested (blocks of blocks), or offload (block inputs in host memory)
-    memory.clips_per_group = 0  # clips that go through a block at once; 0 = all
+    memory.clips_per_group = 0  # clips that go through a block (side, losa: the backbone) at once; 0 = all
+    memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
     memory.attention = "auto"  # auto, xla, chunked, cudnn, or splash; auto picks by platform and says which
 
     config.post = post = ConfigDict()
@@ -136,8 +146,12 @@ def base() -> ConfigDict:
     post.max_seg_num = 2000
     post.multiclass = True  # each class on its own
     post.voting_thresh = 0.7  # class-agnostic only; 0 = no voting
+    post.t1 = 0.0  # improved_gaussian decays from tIoU t1 + t2 * length on
+    post.t2 = 0.0
+    post.rounding = False  # seconds to 2 and scores to 4 decimals before windows are merged, as OpenTAD does
 
     config.evaluation = evaluation = ConfigDict()
+    evaluation.rules = "opentad"  # opentad, activitynet, or epic (tadjax/metrics/rules.py)
     evaluation.tiou = (0.3, 0.4, 0.5, 0.6, 0.7)
     evaluation.batch_size = 2
 

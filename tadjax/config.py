@@ -60,6 +60,15 @@ def pair_within(low: float, high: float) -> Rule:
     return rule
 
 
+def subset_of(*choices: Any) -> Rule:
+    def rule(value: Any) -> str | None:
+        if len(value) and len(set(value)) == len(value) and set(value) <= set(choices):
+            return None
+        return f"must be some of {', '.join(repr(c) for c in choices)}, each once"
+
+    return rule
+
+
 positive, share = within(0, above=True), within(0, 1)
 
 RULES: dict[str, Rule] = {
@@ -93,8 +102,13 @@ RULES: dict[str, Rule] = {
     "backbone.size": one_of("s", "b", "l", "h", "g", "tiny", "demo"),
     "backbone.image": positive,
     "backbone.drop_path": within(0, 0.9),
-    "adaptation.method": one_of("none", "full", "tia"),
+    "adaptation.method": one_of("none", "full", "tia", "side", "losa"),
     "adaptation.ratio": within(0, 1, above=True),
+    "adaptation.losa.width": within(0),
+    "adaptation.losa.ranges": subset_of("short", "long"),
+    "adaptation.losa.gate": one_of("zero", "one", "random", "cosine"),
+    "adaptation.losa.short_range_clips": within(-1),
+    "adaptation.losa.positions": one_of("none", "sincos"),
     "head.name": one_of("actionformer"),
     "head.width": positive,
     "head.heads": positive,
@@ -130,17 +144,19 @@ RULES: dict[str, Rule] = {
     "train.keep_best": within(0),
     "train.log_every": positive,
     "train.max_skipped": positive,
-    "memory.remat": one_of("none", "block", "nested"),
+    "memory.remat": one_of("none", "block", "nested", "offload"),
     "memory.clips_per_group": within(0),
+    "memory.taps": one_of("store", "store_int8", "recompute", "offload"),
     "memory.attention": one_of("auto", "xla", "chunked", "cudnn", "splash"),
     "post.pre_nms_topk": positive,
     "post.pre_nms_thresh": share,
-    "post.nms": one_of("hard", "linear", "gaussian", "improved_gaussian"),
+    "post.nms": one_of("none", "hard", "soft_hard", "linear", "gaussian", "improved_gaussian"),
     "post.sigma": positive,
     "post.iou_threshold": share,
     "post.min_score": share,
     "post.max_seg_num": positive,
     "post.voting_thresh": share,
+    "evaluation.rules": one_of("opentad", "activitynet", "epic"),
     "evaluation.batch_size": positive,
 }
 
@@ -306,4 +322,4 @@ def load(path: pathlib.Path) -> ConfigDict:
 
 def trained_collections(config: ConfigDict) -> tuple[str, ...]:
     """Which of "backbone", "adapter", "head" the config trains."""
-    return {"none": ("head",), "full": ("backbone", "head"), "tia": ("adapter", "head")}[config.adaptation.method]
+    return {"none": ("head",), "full": ("backbone", "head")}.get(config.adaptation.method, ("adapter", "head"))

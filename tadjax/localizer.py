@@ -10,8 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tadjax.adaptation import inside
+from tadjax.adaptation.losa import Losa
+from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
 from tadjax.backbones.attention import resolve
 from tadjax.backbones.vit import SIZES, Vit
@@ -23,7 +26,10 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Localizer:
-    """A backbone (tadjax/backbones), an adapter inside it or None, its layers, and a head (tadjax/heads)."""
+    """A backbone (tadjax/backbones), adapters inside or beside it on some of its layers, and a head (tadjax/heads).
+
+    adapter: a module inside the blocks; beside: a method on taps (side.Side, losa.Losa). One of them at most.
+    """
 
     backbone: Any
     head: Any
@@ -31,6 +37,7 @@ class Localizer:
     adapter: nn.Module | None = None
     layers: tuple[int, ...] = ()
     memory: inside.Memory = inside.Memory()
+    beside: Any = None
 
     def init(self, key: jax.Array) -> dict:
         """Random float32 parameters of all three collections."""
@@ -39,17 +46,25 @@ class Localizer:
             "backbone": self.backbone.init(backbone_key),
             "head": self.head.init_params(head_key, self.backbone.width),
         }
+        if self.beside is not None:
+            params["adapter"] = self.beside.init(adapter_key, self.backbone, self.layers)
         if self.adapter is not None:
             x = jnp.zeros((1, 1, 1, 1, self.backbone.width))
             keys = jax.random.split(adapter_key, len(self.layers))
             params["adapter"] = jax.vmap(lambda k: self.adapter.init(k, x)["params"])(keys)
         return params
 
-    def features(self, params: dict, frames: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    def features(
+        self, params: dict, frames: jax.Array, rng: jax.Array | None = None, valid: jax.Array | None = None
+    ) -> jax.Array:
         """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, feature_length, D].
 
-        rng: draws the backbone's stochastic depth (on in training, also where the backbone is frozen); None for none.
+        rng: draws the stochastic depth of a backbone with adapters inside (on in training, also where the backbone is
+        frozen); None for none. valid: bool [B, feature_length], what attention over the window may see; None for all.
         """
+        if self.beside is not None:
+            features = self._features_beside(params, frames, valid)  # [B, T', D]
+            return resize_in_time(features, self.feature_length)
         scales = None if rng is None else self.backbone.drop_path(rng, *frames.shape[:2])
         features = inside.run(
             self.backbone,
@@ -63,6 +78,20 @@ class Localizer:
         )  # [B, T', D]
         return resize_in_time(features, self.feature_length)
 
+    def _features_beside(self, params: dict, frames: jax.Array, valid: jax.Array | None) -> jax.Array:
+        if valid is not None:
+            steps = jax.eval_shape(self.backbone.embed, params["backbone"], frames).shape[1]
+            valid = valid_steps(valid, steps)
+        return self.beside.features(
+            self.backbone,
+            params["backbone"],
+            params["adapter"],
+            frames,
+            layers=self.layers,
+            memory=self.memory,
+            valid=valid,
+        )
+
     def losses(
         self, params: dict, state: dict, batch: Batch, *, rng: jax.Array | None = None, train: bool = True
     ) -> tuple[dict[str, jax.Array], dict]:
@@ -72,13 +101,14 @@ class Localizer:
         [B, M], segment_valid bool [B, M].
         """
         backbone_rng, head_rng = (None, None) if rng is None else jax.random.split(rng)
-        features = self.features(params, batch["frames"], backbone_rng)
+        features = self.features(params, batch["frames"], backbone_rng, batch["valid"])
         targets = {name: batch[name] for name in ("segments", "labels", "segment_valid")}
         return self.head.losses(params["head"], state, features, batch["valid"], targets, rng=head_rng, train=train)
 
     def candidates(self, params: dict, batch: Batch) -> dict[str, jax.Array]:
         """Segments in feature steps [B, P, 2], scores [B, P, K] and valid [B, P], before any suppression."""
-        return self.head.candidates(params["head"], self.features(params, batch["frames"]), batch["valid"])
+        features = self.features(params, batch["frames"], valid=batch["valid"])
+        return self.head.candidates(params["head"], features, batch["valid"])
 
 
 def resize_in_time(features: jax.Array, length: int) -> jax.Array:
@@ -86,6 +116,15 @@ def resize_in_time(features: jax.Array, length: int) -> jax.Array:
     if features.shape[1] == length:
         return features
     return jax.image.resize(features, (features.shape[0], length, features.shape[2]), "linear", antialias=False)
+
+
+def valid_steps(valid: jax.Array, steps: int) -> jax.Array:
+    """Bool [B, feature_length] -> [B, T'], the backbone's steps: those that any valid feature step lies on."""
+    length = valid.shape[1]
+    edges = np.arange(steps + 1) * length / steps
+    first, last = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
+    covers = (np.arange(length) >= first[:, None]) & (np.arange(length) < last[:, None])  # [T', feature_length]
+    return jnp.any(valid[:, None, :] & covers, axis=-1)
 
 
 def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
@@ -103,17 +142,28 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     )
     options = config.head.to_dict()
     head = HEADS[options.pop("name")](classes=classes, dtype=dtype, **_tuples(options))
-    adapter, layers = None, ()
-    if config.adaptation.method == "tia":
-        layers = adapted_layers(tuple(config.adaptation.layers), backbone.depth)
-        adapter = Tia(
-            hidden=int(backbone.width * config.adaptation.ratio),
-            kernel=tuple(config.adaptation.kernel),
-            residual=config.adaptation.residual,
-            dtype=dtype,
-        )
-    memory = inside.Memory(config.memory.remat, config.memory.clips_per_group)
-    return Localizer(backbone, head, config.window.feature_length, adapter, layers, memory)
+    adapter, beside, layers = _adaptation(config.adaptation, backbone)
+    memory = inside.Memory(config.memory.remat, config.memory.clips_per_group, config.memory.taps)
+    return Localizer(backbone, head, config.window.feature_length, adapter, layers, memory, beside)
+
+
+def _adaptation(options: Any, backbone: Vit) -> tuple[nn.Module | None, Any, tuple[int, ...]]:
+    """(adapter inside, method beside, adapted layers) for config.adaptation; one of the first two is None."""
+    tia = Tia(
+        hidden=int(backbone.width * options.ratio),
+        kernel=tuple(options.kernel),
+        residual=options.residual,
+        dtype=backbone.dtype,
+    )
+    if options.method == "tia":
+        return tia, None, adapted_layers(tuple(options.layers), backbone.depth)
+    if options.method == "side":
+        return None, Side(tia), adapted_layers(tuple(options.layers), backbone.depth)
+    if options.method == "losa":
+        losa = options.losa.to_dict()
+        losa = Losa(grid=backbone.image // backbone.patch, dtype=backbone.dtype, **_tuples(losa))
+        return None, losa, adapted_layers(tuple(options.layers), backbone.depth - 1)
+    return None, None, ()
 
 
 def adapted_layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
     y = x_N + sum_i alpha_i (W_up h'_i + b_up)      with h'_i as in the adapter inside (tia.py), of layer i's output
 
 and the head sees the spatial mean of y. After h_i = GELU(W_down x_i + b_down), all that follows up to that mean is
-affine and acts on time only. So the mean can be taken at once: layer i's tap is m_i = mean_hw(h_i) [B, T', d/r], and the
-temporal convolution, W_mid and W_up run on m_i. Exact, and one matrix product a layer is left at full resolution.
+affine and acts on time only. So the mean can be taken at once: layer i's tap is m_i = mean_hw(h_i) [B, T', d/r], and
+the temporal convolution, W_mid and W_up run on m_i. Exact, and one matrix product a layer is left at full resolution.
 
 Where the kernel reaches over space this does not hold; the tap is then the mean of the whole adapter's output.
 """
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from tadjax.adaptation import taps
 from tadjax.adaptation.inside import Memory
-from tadjax.adaptation.tia import DepthwiseConv, Tia
+from tadjax.adaptation.tia import DepthwiseConv, Tia, dense
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Side:
         return not self.tia.kernel or self.tia.kernel[1:] == (1, 1)
 
     def init(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
-        """Random float32 parameters, the adapter's, stacked over the layers: {"down": {"kernel": [n, D, h], ...}, ...}."""
+        """Random float32 parameters, named as the adapter inside has them, stacked over the layers."""
         x = jnp.zeros((1, 1, 1, 1, backbone.width))
         return jax.vmap(lambda k: self.tia.init(k, x)["params"])(jax.random.split(key, len(layers)))
 
@@ -70,7 +70,7 @@ class Side:
 
     def squeeze(self, adapter: dict, x: jax.Array) -> jax.Array:
         """The tap m = mean_hw GELU(W_down x + b_down): [B, T', h, w, D] -> float32 [B, T', h]."""
-        h = nn.gelu(_dense(adapter["down"], x, self.tia.dtype), approximate=False)
+        h = nn.gelu(dense(adapter["down"], x, self.tia.dtype), approximate=False)
         return h.astype(jnp.float32).mean((2, 3))
 
     def expand(self, adapter: dict, m: jax.Array) -> jax.Array:
@@ -79,14 +79,10 @@ class Side:
         if tia.kernel:
             dwconv = DepthwiseConv(tia.hidden, tia.kernel, tia.dtype, tia.halo)
             mixed = dwconv.apply({"params": adapter["dwconv"]}, h[:, :, None, None])[:, :, 0, 0]
-            mixed = _dense(adapter["mid"], mixed, tia.dtype)
+            mixed = dense(adapter["mid"], mixed, tia.dtype)
             h = h + mixed if tia.residual else mixed
-        return adapter["alpha"].astype(tia.dtype) * _dense(adapter["up"], h, tia.dtype)
+        return adapter["alpha"].astype(tia.dtype) * dense(adapter["up"], h, tia.dtype)
 
     def whole(self, adapter: dict, x: jax.Array) -> jax.Array:
         """The tap for kernels over space: the spatial mean of the adapter's whole output, float32 [B, T', D]."""
         return self.tia.apply({"params": adapter}, x).astype(jnp.float32).mean((2, 3))
-
-
-def _dense(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
-    return x @ layer["kernel"].astype(dtype) + layer["bias"].astype(dtype)

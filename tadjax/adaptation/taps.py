@@ -1,4 +1,4 @@
-"""Taps: what a method beside a frozen backbone takes from its layers, in memory that grows with neither depth nor length.
+"""Taps: what a method beside a frozen backbone takes from its layers, at a memory that depth and length do not raise.
 
 AdaTAD-dagger (Liu et al., CVPR 2024, section 3.4), LoSA (Gupta et al., WACV 2025) and UniPT never send a gradient into
 the backbone. All they need of layer i is a small tap of its output x_i,
@@ -56,15 +56,10 @@ def run(
     runs = _runs(depths, layers)
     groups = _groups(backbone, params, frames, clips_per_group)
     collect = _collector(backbone, runs, tap, storage, groups)
-    of_runs = [
-        jax.tree.map(lambda a, run_=run_: a[run_.taps.start : run_.taps.stop], tap_params[run_.entry])
-        for run_ in runs
-        if run_.taps
-    ]
-    taps, last = collect(of_runs, params, frames)
-    entries = [run_.entry for run_ in runs if run_.taps]
-    by_entry = itertools.groupby(zip(entries, taps, strict=True), key=lambda pair: pair[0])
-    return [jnp.concatenate([tap for _, tap in pairs]) for _, pairs in by_entry], last
+    tapped = [run_ for run_ in runs if run_.taps]
+    taps, last = collect([_part(tap_params[run_.entry], run_.taps) for run_ in tapped], params, frames)
+    of_stages = [[t for t, run_ in zip(taps, tapped, strict=True) if run_.entry == i] for i in range(len(tap_params))]
+    return [jnp.concatenate(parts) for parts in of_stages], last
 
 
 class _Run(NamedTuple):
@@ -92,6 +87,10 @@ def _runs(depths: list[int], tapped: tuple[int, ...]) -> list[_Run]:
         first += depth
         entry += taps > 0
     return runs
+
+
+def _part(stacked: Any, layers: range) -> Any:
+    return jax.tree.map(lambda a: a[layers.start : layers.stop], stacked)
 
 
 def _groups(backbone: Any, params: Any, frames: jax.Array, clips_per_group: int) -> int:
@@ -148,8 +147,8 @@ def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: 
                 needed = runs[: last_tapped + 1]
                 _, grads = _frozen_pass(backbone, params, frames, needed, given, lambda x, g: pull(g[0], x, g[1]))
             else:
-                layer = lambda g: pull(g[0], _BRING_BACK[storage](g[1]), g[2])
-                grads = [jax.lax.map(layer, g) for g in zip(tap_params, kept, cotangents, strict=True)]
+                given = zip(tap_params, kept, cotangents, strict=True)
+                grads = [jax.lax.map(lambda g: pull(g[0], _BRING_BACK[storage](g[1]), g[2]), g) for g in given]
             return jax.tree.map(jnp.add, total, grads), None
 
         zeros = jax.tree.map(jnp.zeros_like, tap_params)

@@ -74,3 +74,8 @@ class DepthwiseConv(nn.Module):
                 for k in range(kw):
                     out = out + weights[i, j, k] * padded[:, i : i + t, j : j + h, k : k + w]
         return out
+
+
+def dense(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
+    """x W + b for one layer's {"kernel", "bias"}, computed in dtype."""
+    return x @ layer["kernel"].astype(dtype) + layer["bias"].astype(dtype)
