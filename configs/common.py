@@ -51,7 +51,7 @@ def base() -> ConfigDict:
     window.size = 160  # of the picture that the backbone sees
 
     config.augment = augment = ConfigDict()  # see tadjax/data/augment.py
-    augment.policy = "randaugment"  # randaugment or none
+    augment.policy = "randaugment"  # randaugment, autoaugment or none
     augment.crop = True  # random resized crop; otherwise the centre square
     augment.min_area = 0.08  # smallest area of the random crop, as a share of the picture
     augment.flip = 0.5  # probability of a horizontal flip; 0 where left and right tell actions apart

@@ -1,0 +1,121 @@
+"""A run's directory as a whole: config, classes and weights, as training begins with them and as others read them."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tadjax import config as configs
+from tadjax import weights
+from tadjax.checkpoint import Checkpoints, load_frozen
+from tadjax.data.annotations import load_annotations
+from tadjax.errors import ConfigError, DataError
+from tadjax.localizer import Localizer, build
+from tadjax.parallel import mesh as meshes
+from tadjax.training.state import split
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run learned: its config, class names in the order of the labels, all params, and their step."""
+
+    config: Any
+    classes: tuple[str, ...]
+    localizer: Localizer
+    params: Params
+    step: int
+
+
+def load_run(config: Any, workdir: pathlib.Path, *, best: bool = True) -> Run:
+    """The best (or newest) checkpoint of a run, averaged where it keeps averages. Errors name what is missing."""
+    classes = read_classes(workdir)
+    localizer = build(config, len(classes))
+    mesh = meshes.make_mesh(config.mesh)
+    like, frozen_like = split(abstract_params(config, localizer, mesh), configs.trained_collections(config))
+    checkpoints = Checkpoints(workdir, read_only=True)
+    trained, step = checkpoints.weights(like, ema=config.optim.ema_decay > 0, best=best)
+    checkpoints.close()
+    return Run(config, classes, localizer, {**load_frozen(workdir, frozen_like), **trained}, step)
+
+
+def abstract_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -> Params:
+    """Shapes, dtypes and shardings of all collections: what is frozen in the compute dtype, what is trained float32."""
+    shapes = jax.eval_shape(localizer.init, jax.random.key(0))
+    trained = configs.trained_collections(config)
+    dtypes = {name: jnp.float32 if name in trained else jnp.dtype(config.dtype) for name in shapes}
+    placed = meshes.shardings(shapes, mesh)
+    return {
+        name: jax.tree.map(
+            lambda a, s, dtype=dtypes[name]: jax.ShapeDtypeStruct(a.shape, dtype, sharding=s), tree, placed[name]
+        )
+        for name, tree in shapes.items()
+    }
+
+
+def initial_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -> Params:
+    """The parameters that training starts from, made where they will lie: random, but for the pre-trained backbone.
+
+    Raises ConfigError if the config names no weights and does not say that random ones are wanted.
+    """
+    like = abstract_params(config, localizer, mesh)
+    backbone = config.backbone
+    if not backbone.weights and not backbone.random_init:
+        raise ConfigError(
+            "config.backbone.weights names no pre-trained weights. Convert some with convert/torch_to_flax.py and set "
+            "it to their folder, or set config.backbone.random_init=True if random weights are wanted"
+        )
+    pretrained = None
+    if backbone.weights and not backbone.random_init:
+        pretrained = weights.load_backbone(backbone.weights, like["backbone"], image=backbone.image)
+
+    def init(key: jax.Array) -> Params:
+        params = localizer.init(key)
+        if pretrained is not None:
+            del params["backbone"]
+        return {name: jax.tree.map(lambda a, l: a.astype(l.dtype), params[name], like[name]) for name in params}
+
+    wanted = {name: tree for name, tree in like.items() if pretrained is None or name != "backbone"}
+    out_shardings = jax.tree.map(lambda l: l.sharding, wanted)
+    params = jax.jit(init, out_shardings=out_shardings)(jax.random.key(config.seed))
+    return params if pretrained is None else {**params, "backbone": pretrained}
+
+
+def check_workdir(config: Any, workdir: pathlib.Path) -> None:
+    """Writes config.json into a new workdir; refuses one that belongs to another config, naming the fields."""
+    path = workdir / "config.json"
+    if path.exists():
+        different = configs.differences(config, configs.load(path))
+        if different:
+            raise ConfigError(
+                f"{workdir} belongs to a run of another config; give another --workdir. Fields that differ:\n  "
+                + "\n  ".join(different)
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.save(config, path)
+
+
+def decide_classes(config: Any) -> tuple[str, ...]:
+    """The class names of a config: from its file, or derived from the annotations; one for class-agnostic models."""
+    if config.data.class_agnostic:
+        return ("action",)
+    for field, path in (("annotations", config.data.annotations), ("classes", config.data.classes)):
+        if path and not pathlib.Path(path).exists():
+            raise DataError(f"config.data.{field}: {path} does not exist; README.md (Data) says what to put there")
+    if not config.data.annotations:
+        raise ConfigError("config.data.annotations is empty: give the data set's JSON file")
+    return load_annotations(config.data.annotations, config.data.train_subset, config.data.classes or None).classes
+
+
+def write_classes(workdir: pathlib.Path, classes: tuple[str, ...]) -> None:
+    (workdir / "classes.txt").write_text("\n".join(classes) + "\n")
+
+
+def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:
+    path = workdir / "classes.txt"
+    if not path.exists():
+        raise DataError(f"{path} does not exist: is {workdir} the --workdir of a run?")
+    return tuple(path.read_text().splitlines())

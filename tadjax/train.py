@@ -1,0 +1,223 @@
+"""The training loop."""
+
+import functools
+import json
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from tadjax import config as configs
+from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
+from tadjax.data.annotations import load_annotations
+from tadjax.data.augment import Augmentation, augment
+from tadjax.data.loader import share_of, steps_per_epoch, to_device, train_batches
+from tadjax.data.records import training_set
+from tadjax.detections.results import write_results
+from tadjax.errors import TadjaxError
+from tadjax.evaluate import Evaluator, table
+from tadjax.localizer import Batch, build
+from tadjax.parallel import mesh as meshes
+from tadjax.runs import abstract_params, check_workdir, decide_classes, initial_params, write_classes
+from tadjax.training.log import Clock, MetricsLog, progress
+from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
+from tadjax.training.state import TrainState, create, make_train_step, split
+
+
+def train(config: Any, workdir: pathlib.Path) -> dict[str, float]:
+    """Trains what `config` describes, evaluating on the way; returns the last evaluation.
+
+    Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
+    was never stopped. SIGTERM saves and returns early.
+    """
+    classes = decide_classes(config)
+    check_workdir(config, workdir)
+    write_classes(workdir, classes)
+    annotations = load_annotations(config.data.annotations, config.data.train_subset, classes)
+    for line in annotations.summary():
+        print(line, file=sys.stderr)
+    records = training_set(config, annotations, workdir / "index")
+    epoch = steps_per_epoch(records, config.optim.batch_size)
+    last_step = config.optim.epochs * epoch
+
+    mesh = meshes.make_mesh(config.mesh)
+    localizer = build(config, len(classes))
+    evaluator = Evaluator(config, localizer, mesh, classes, workdir / "index")
+    tx = make_optimizer(config.optim, epoch)
+    checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last, keep_best=config.train.keep_best)
+    state = initial_state(config, localizer, tx, mesh, workdir, checkpoints)
+    step = int(state.step)
+    print(describe(state, config, len(records), epoch, step), file=sys.stderr)
+
+    train_step = jax.jit(
+        make_train_step(
+            localizer,
+            tx,
+            ema_decay=config.optim.ema_decay,
+            accumulate=config.optim.accumulate,
+            view=view(config, mesh),
+            rng_seed=config.seed,
+        ),
+        donate_argnums=0,
+    )
+    sharding = meshes.batch_sharding(mesh)
+    loaded = train_batches(
+        records,
+        config.optim.batch_size,
+        start_step=step,
+        stop_step=last_step,
+        share=share_of(sharding, config.optim.batch_size),
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+    )
+    log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
+    watch = Watch(config, workdir, [video.name for video in annotations.videos], log, schedules(config.optim, epoch))
+    stop = on_sigterm()
+    evaluation = checkpoints.metrics(step) or {}
+    with to_device(loaded, sharding) as batches, progress("training", last_step, step) as advance:
+        for batch in batches:
+            watch.clock.add("input", batches.waited)
+            state, metrics = train_step(state, batch)
+            step += 1
+            advance(watch.after(step, metrics, batch))
+            if evaluates_after(config, step, epoch):
+                watch.flush()
+                with watch.clock("evaluation"):
+                    evaluation, detections = evaluator({**state.frozen, **weights_of(state, config)})
+                print(f"step {step} (epoch {step / epoch:g})\n{table(evaluation)}", file=sys.stderr)
+                log.write(step, evaluation)
+                write_results(workdir / "results.json", detections, classes)
+                with watch.clock("checkpoint"):
+                    checkpoints.save(state, evaluation)
+            elif step % config.train.checkpoint_every == 0 or step == last_step or stop.is_set():
+                with watch.clock("checkpoint"):
+                    checkpoints.save(state)
+            if stop.is_set():
+                print(f"SIGTERM: saved at step {step}; the same command goes on from there", file=sys.stderr)
+                break
+    watch.flush()
+    checkpoints.close()
+    log.close()
+    if step == last_step:
+        (workdir / "metrics.json").write_text(json.dumps({"step": step, **evaluation}, indent=2) + "\n")
+    return evaluation
+
+
+def initial_state(config, localizer, tx, mesh, workdir: pathlib.Path, checkpoints: Checkpoints) -> TrainState:
+    """The newest checkpoint's state, or a new one; every array made where it will lie."""
+    trained = configs.trained_collections(config)
+    if checkpoints.steps():
+        like = abstract_params(config, localizer, mesh)
+        shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), like)
+        placed = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, meshes.shardings(shapes, mesh)
+        )
+        restored = checkpoints.restore(placed)
+        if restored is not None:
+            return restored.replace(frozen=load_frozen(workdir, placed.frozen))
+    params = initial_params(config, localizer, mesh)
+    save_frozen(workdir, split(params, trained)[1])
+    shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), params)
+    return jax.jit(lambda params: create(params, trained, localizer, tx), out_shardings=meshes.shardings(shapes, mesh))(
+        params
+    )
+
+
+def view(config: Any, mesh: jax.sharding.Mesh) -> Callable[[Batch], jax.Array]:
+    """What turns a batch's canvases into the frames that the backbone sees, each device its own videos."""
+    augmented = functools.partial(augment, size=config.window.size, settings=Augmentation(**config.augment))
+    by_video = meshes.BATCH
+    sharded = jax.shard_map(augmented, mesh=mesh, in_specs=(by_video,) * 4, out_specs=by_video, check_vma=False)
+    return lambda batch: sharded(*(batch[name] for name in ("frames", "frame_size", "portrait", "augment_seed")))
+
+
+def evaluates_after(config: Any, step: int, epoch: int) -> bool:
+    """Whether an evaluation follows this step: every so many epochs from a first one on, and at the very end."""
+    done, into = divmod(step, epoch)
+    if into:
+        return False
+    first, every = config.train.eval_from_epoch, config.train.eval_every_epochs
+    return done == config.optim.epochs or (done >= max(first, 1) and (done - first) % every == 0)
+
+
+def weights_of(state: TrainState, config: Any) -> dict:
+    """What is evaluated: the averaged weights, unless the config averages none."""
+    return state.ema if config.optim.ema_decay else state.trained
+
+
+def on_sigterm() -> threading.Event:
+    """Set once SIGTERM arrives; the loop then saves and ends."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop
+
+
+class Watch:
+    """Looks at each step's metrics one step late, so that the host never waits for the device's last step."""
+
+    def __init__(self, config: Any, workdir: pathlib.Path, videos: list[str], log: MetricsLog, rates: dict):
+        self.clock = Clock()
+        self._config, self._workdir, self._videos, self._log, self._rates = config, workdir, videos, log, rates
+        self._pending: tuple | None = None
+        self._skipped: list[dict] = []
+        self._steps = 0
+
+    def after(self, step: int, metrics: dict, batch: Batch) -> str | None:
+        """Takes note of a step; the text for the progress bar, about the step before."""
+        previous, self._pending = self._pending, (step, metrics, batch["video"])
+        return self._look(*previous) if previous else None
+
+    def flush(self) -> None:
+        if self._pending:
+            self._look(*self._pending)
+            self._pending = None
+
+    def _look(self, step: int, metrics: dict, videos: jax.Array) -> str:
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._steps += 1
+        if numbers["skipped"]:
+            self._note_skipped(step, numbers, videos)
+        else:
+            self._skipped = []
+        if step % self._config.train.log_every == 0:
+            lap = self.clock.lap()
+            rates = {f"lr/{name}": float(rate(step - 1)) for name, rate in self._rates.items()}
+            speed = {"steps_per_second": self._steps / lap["seconds/all"]}
+            self._log.write(step, {**numbers, **rates, **speed, **lap})
+            waiting = 100 * lap.get("seconds/input", 0.0) / lap["seconds/all"]
+            self._text = f"{speed['steps_per_second']:.2f} steps/s, {waiting:.0f} % waiting for data"
+            self._steps = 0
+        lr = self._rates["head_no_decay"](step - 1)
+        return f"loss {numbers['loss']:.4f}, lr {float(lr):.1e}, {getattr(self, '_text', '')}"
+
+    def _note_skipped(self, step: int, numbers: dict, videos: jax.Array) -> None:
+        names = [self._videos[i] for i in jax.device_get(videos)]
+        self._skipped.append({"step": step, "loss": repr(numbers["loss"]), "videos": names})
+        print(f"step {step} skipped: loss or gradient is not finite, videos {', '.join(names)}", file=sys.stderr)
+        if numbers["skipped"] >= self._config.train.max_skipped:
+            path = self._workdir / "not_finite.json"
+            path.write_text(json.dumps(self._skipped, indent=2) + "\n")
+            raise TadjaxError(
+                f"loss or gradient was not finite in {len(self._skipped)} steps in a row, up to step {step}; their "
+                f"videos stand in {path}. A lower learning rate or config.dtype=float32 is the usual cure"
+            )
+
+
+def describe(state: TrainState, config: Any, records: int, epoch: int, step: int) -> str:
+    """What is about to be trained, in a few lines."""
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state.trained)[0]:
+        group = group_of(path_of(path))
+        counts[group] = counts.get(group, 0) + leaf.size
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
+    trained = ", ".join(f"{group} {count:,}" for group, count in counts.items())
+    start = f", resuming at step {step:,}" if step else ""
+    return (
+        f"{config.data.name}: {records} windows, {epoch} steps an epoch, {config.optim.epochs} epochs{start}\n"
+        f"trained parameters: {trained}; frozen: {frozen:,}; devices: {jax.device_count()} {jax.default_backend()}"
+    )

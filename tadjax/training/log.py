@@ -1,0 +1,106 @@
+"""What a run tells: a metrics file, TensorBoard events, W&B where asked for, and a progress bar."""
+
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from tadjax.errors import ConfigError
+
+
+class MetricsLog:
+    """Writes numbers to WORKDIR/metrics.jsonl (a line a step), to TensorBoard, and to W&B if `project` is given.
+
+    A resumed run first drops the lines beyond the step it resumes from: they will be written again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, resumed_at: int, project: str = "", config: dict | None = None):
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(True) if _step(line) <= resumed_at]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            partial.replace(path)
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1)
+        self._wandb = _start_wandb(project, workdir, config) if project else None
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _step(line: str) -> float:
+    """The step of a line; a line that a killed process left unfinished belongs to no step that is kept."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def _start_wandb(project: str, workdir: pathlib.Path, config: dict | None):
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError(f"config.train.wandb = {project!r} needs `pip install wandb`") from None
+    return wandb.init(project=project, dir=str(workdir), config=config, resume="allow", id=workdir.resolve().name)
+
+
+class Clock:
+    """Where the seconds go: `with clock("evaluation"): ...` adds to that name; `seconds` since the last `lap`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begin = time.monotonic()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - begin)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def lap(self) -> dict[str, float]:
+        """{"seconds/NAME": ..., "seconds/all": ...} since the last lap, and starts the next."""
+        now = time.monotonic()
+        lap = {f"seconds/{name}": value for name, value in sorted(self.seconds.items())}
+        lap["seconds/all"] = now - self._begin
+        self.seconds, self._begin = {}, now
+        return lap
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A progress bar: call what it yields after each step, with text to show. Prints nothing but on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console, disable=not sys.stderr.isatty())
+    with bar:
+        task = bar.add_task(title, total=total, completed=done, text="")
+
+        def advance(text: str | None = None) -> None:
+            bar.advance(task)
+            if text is not None:
+                bar.update(task, text=text)
+
+        yield advance
