@@ -10,16 +10,17 @@ from tadjax.backbones.vit import CLIP_STEPS, SIZES
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def geometry(shapes: Shapes, adapted: list[int], side: bool = False, positions: int | None = None) -> dict[str, Any]:
+def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | None = None) -> dict[str, Any]:
     """What the shapes say, by collection; a collection that is absent is left out.
 
-    adapted: the adapted layers, where the names tell; positions: rows of the source's position table, where it has one.
+    adapter: the layout's method; adapted: the adapted layers, where the names tell; positions: rows of the source's
+    position table, where it has one.
     """
     found = {}
     if "backbone/patch_embed/kernel" in shapes:
         found["backbone"] = _backbone(shapes, positions)
     if "adapter/down/kernel" in shapes:
-        found["adapter"] = _adapter(shapes, adapted, side)
+        found["adapter"] = _adapter(shapes, adapter, adapted)
     if "head/classification/out/kernel" in shapes:
         found["head"] = _head(shapes)
     return found
@@ -38,9 +39,9 @@ def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     return found
 
 
-def _adapter(shapes: Shapes, adapted: list[int], side: bool) -> dict[str, Any]:
+def _adapter(shapes: Shapes, method: str, adapted: list[int]) -> dict[str, Any]:
     count, width, hidden = shapes["adapter/down/kernel"]
-    found = dict(method="tia_side" if side else "tia", count=count, width=width, hidden=hidden)
+    found = dict(method=method, count=count, width=width, hidden=hidden)
     if adapted:
         found["layers"] = adapted
     if "adapter/dwconv/kernel" in shapes:

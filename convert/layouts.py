@@ -24,7 +24,8 @@ class Layout:
     """How one project writes its checkpoints.
 
     A file has this layout if, once the prefixes are off, it has a tensor for each glob of `signature` and none for the
-    globs of `absent`. `wrapper` is the top-level key, and `prefix` what stands before each name, in a file we write.
+    globs of `absent`. In a file that we write the tensors lie under each of the keys `wrappers` ("" at the top), with
+    `prefix` before each name. `adapter`: what geometry.adapter.method is called.
     """
 
     name: str
@@ -34,8 +35,9 @@ class Layout:
     drops: tuple[Drop, ...] = ()
     absent: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()  # each is taken off, in this order, from the names that have it
-    wrapper: str = ""
+    wrappers: tuple[str, ...] = ("",)
     prefix: str = ""
+    adapter: str = ""
 
 
 # Top-level keys under which the tensors may lie, the first found is read: OpenTAD evaluates the moving average of the
@@ -218,6 +220,7 @@ HUGGINGFACE_DROPS = (
 # ---- the layouts ----------------------------------------------------------------------------------------------------
 
 _OPENTAD = "backbone.model.backbone."
+_OPENTAD_WRAPPERS = ("state_dict", "state_dict_ema")  # read with and without solver.ema
 _OPENTAD_HEAD = ("projection.embed.*.conv.weight", "projection.branch.*.ln1.weight", "rpn_head.cls_head.weight")
 
 LAYOUTS = (
@@ -227,7 +230,8 @@ LAYOUTS = (
         signature=(_OPENTAD + "blocks.*.adapter.down_proj.weight", *_OPENTAD_HEAD),
         rules=under(_OPENTAD, MMACTION_VIT + TIA) + ACTIONFORMER,
         drops=under(_OPENTAD, (_POSITIONS, *_FC_NORM)),
-        wrapper="state_dict",
+        adapter="tia",
+        wrappers=_OPENTAD_WRAPPERS,
         prefix="module.",
     ),
     Layout(
@@ -236,7 +240,8 @@ LAYOUTS = (
         signature=(_OPENTAD + "ladders.adapters.*.down_proj.weight", *_OPENTAD_HEAD),
         rules=under(_OPENTAD, MMACTION_VIT + TIA_SIDE) + ACTIONFORMER,
         drops=under(_OPENTAD, (_POSITIONS,)),
-        wrapper="state_dict",
+        adapter="tia_side",
+        wrappers=_OPENTAD_WRAPPERS,
         prefix="module.",
     ),
     Layout(
@@ -245,7 +250,7 @@ LAYOUTS = (
         signature=_OPENTAD_HEAD,
         absent=("backbone.*",),
         rules=ACTIONFORMER,
-        wrapper="state_dict",
+        wrappers=_OPENTAD_WRAPPERS,
         prefix="module.",
     ),
     Layout(
@@ -253,7 +258,7 @@ LAYOUTS = (
         title="ActionFormer's own release, on features",
         signature=("backbone.embd.*.conv.weight", "backbone.branch.*.ln1.weight", "reg_head.offset_head.conv.weight"),
         rules=ACTIONFORMER_RELEASE,
-        wrapper="state_dict",
+        wrappers=_OPENTAD_WRAPPERS,
         prefix="module.",
     ),
     Layout(
@@ -264,7 +269,7 @@ LAYOUTS = (
         prefixes=("backbone.",),
         rules=MMACTION_VIT,
         drops=(_POSITIONS, *_FC_NORM, Drop("norm.*", _NO_NORM), Drop("cls_head.*", _NO_CLASSIFIER)),
-        wrapper="state_dict",
+        wrappers=("state_dict",),
         prefix="backbone.",
     ),
     Layout(
@@ -274,7 +279,7 @@ LAYOUTS = (
         prefixes=("backbone.", "encoder."),
         rules=VIDEOMAE,
         drops=VIDEOMAE_DROPS,
-        wrapper="module",
+        wrappers=("module",),
     ),
     Layout(
         name="huggingface",

@@ -81,7 +81,7 @@ def recognise(checkpoint: Checkpoint, layout: str | None = None, wrapper: str | 
         )
     stored = checkpoint.groups[wrapper]
     for candidate in LAYOUTS:
-        keys = _without_prefixes(stored, (*PARALLEL_PREFIXES, *candidate.prefixes), path)
+        keys = _table_names(stored, candidate, path)
         if candidate.name == layout or (layout is None and _has_layout(candidate, keys)):
             return Source(checkpoint, wrapper, candidate, {n: stored[k] for n, k in keys.items()}, keys)
     if layout is not None:
@@ -99,16 +99,22 @@ def _has_layout(layout: Layout, names: Iterable[str]) -> bool:
     )
 
 
-def _without_prefixes(stored: Iterable[str], prefixes: tuple[str, ...], path: pathlib.Path) -> dict[str, str]:
+def _table_names(stored: Iterable[str], layout: Layout, path: pathlib.Path) -> dict[str, str]:
+    """{name in the layout's table: name in the file}."""
     keys: dict[str, str] = {}
     for key in stored:
-        name = key
-        for prefix in prefixes:
-            name = name.removeprefix(prefix)
+        name = strip(key, layout)
         if name in keys:
             raise WeightsError(f"{path}: {key} and {keys[name]} are both {name} once their prefixes are off")
         keys[name] = key
     return keys
+
+
+def strip(key: str, layout: Layout) -> str:
+    """A name without what may stand before it."""
+    for prefix in (*PARALLEL_PREFIXES, *layout.prefixes):
+        key = key.removeprefix(prefix)
+    return key
 
 
 def prepare(source: Source, *, allow_missing: bool = False, allow_unknown: bool = False) -> Conversion:
@@ -120,8 +126,8 @@ def prepare(source: Source, *, allow_missing: bool = False, allow_unknown: bool 
     for name in positions:
         _check_positions(source, name, shapes["backbone/patch_embed/bias"][0])
     rows = source.tensors[positions[0]].shape[1] if positions else None
-    side = "side" in source.layout.name
-    return Conversion(source, parameters, report, geometry(shapes, report.adapted, side, rows), shapes)
+    found = geometry(shapes, source.layout.adapter, report.adapted, rows)
+    return Conversion(source, parameters, report, found, shapes)
 
 
 def _drop(layout: Layout, name: str) -> Any:

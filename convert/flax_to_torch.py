@@ -1,0 +1,170 @@
+"""Writes converted weights, or a trained run, as a PyTorch checkpoint.
+
+    python convert/flax_to_torch.py --input weights/vitg --output vitg.pth                  # the layout it came in
+    python convert/flax_to_torch.py --input RUN --output model.pth --layout opentad         # a whole detector
+
+What was converted comes back bit by bit in its own layout, tensors that localization does not use included. An --output
+that ends in .safetensors is written in that format.
+"""
+
+import argparse
+import dataclasses
+import fnmatch
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import torch
+
+if __name__ == "__main__":  # run as a file: the repository is not on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from convert.files import as_torch
+from convert.layouts import LAYOUTS, Layout
+from convert.mapping import flat, names, plan
+from convert.torch_to_flax import strip
+from tadjax import weights
+from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
+from tadjax.errors import TadjaxError, WeightsError
+
+
+@dataclasses.dataclass
+class Stored:
+    """Our arrays by path; tensors that localization does not use, by their names in the source; and weights.json.
+
+    `info` of a run that was not converted holds "geometry" and "adapted" only.
+    """
+
+    arrays: dict[str, np.ndarray]
+    unused: dict[str, np.ndarray]
+    info: dict[str, Any]
+
+
+def read(directory: pathlib.Path) -> Stored:
+    """A folder that torch_to_flax.py wrote."""
+    info = weights.read_info(directory)
+    unused = restore(directory / "unused") if (directory / "unused").exists() else {}
+    return Stored(flat(restore(directory / "params")), unused, info)
+
+
+def restore(path: pathlib.Path) -> dict:
+    """An Orbax tree as numpy arrays, in the dtypes it was written in."""
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore())
+    except (OSError, ValueError, KeyError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is missing or damaged: {line[:300]}") from error
+
+
+def choose_layout(name: str | None, stored: Stored) -> Layout:
+    """The layout named, or of a family ("opentad") the one that fits; without a name the source's own."""
+    name = name or stored.info.get("layout")
+    if name is None:
+        raise WeightsError("--layout is missing: a run has none of its own; give --layout=opentad")
+    exact = [layout for layout in LAYOUTS if layout.name == name]
+    family = exact or [layout for layout in LAYOUTS if layout.name.startswith(f"{name}_") and _fits(layout, stored)]
+    if not family:
+        raise WeightsError(f"--layout={name} is none that fits; there are {', '.join(known.name for known in LAYOUTS)}")
+    return family[0]
+
+
+def _fits(layout: Layout, stored: Stored) -> bool:
+    """Whether the layout names all our arrays, and its adapters are of our kind."""
+    shapes = {path: array.shape for path, array in stored.arrays.items() if not path.startswith("state/")}
+    named = {p.path for p in plan(names(shapes, layout.rules, stored.info["adapted"]), layout.rules)[0]}
+    return named == set(shapes) and layout.adapter == stored.info["geometry"].get("adapter", {}).get("method", "")
+
+
+def to_state_dict(stored: Stored, layout: Layout) -> dict[str, torch.Tensor]:
+    """Every tensor of the layout by its name in the file; takes the arrays out of `stored` as it goes."""
+    own = stored.info.get("layout") == layout.name
+    if own:
+        keys = {strip(line["key"], layout): line["key"] for line in stored.info["tensors"]}
+    else:
+        shapes = {path: array.shape for path, array in stored.arrays.items()}
+        keys = {name: layout.prefix + name for name in names(shapes, layout.rules, stored.info["adapted"])}
+    tensors, arrays = {}, stored.arrays
+    for parameter in plan(keys, layout.rules)[0]:
+        for name, tensor in parameter.disassemble(arrays.pop(parameter.path)):
+            tensors[keys[name]] = as_torch(tensor)
+    if left := sorted(path for path in arrays if not path.startswith("state/")):
+        raise WeightsError(f"layout {layout.name} has no place for {', '.join(left[:6])}")
+    if own:
+        tensors |= {key: as_torch(np.array(tensor)) for key, tensor in stored.unused.items()}
+        return {key: tensors[key] for key in keys.values()}  # in the source's order
+    return tensors | dict(_rest(stored, layout))
+
+
+def _rest(stored: Stored, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of the layout that are none of our parameters: the source's where it has them, else of fixed values."""
+    source = next((known for known in LAYOUTS if known.name == stored.info.get("layout")), None)
+    theirs = {strip(key, source): tensor for key, tensor in stored.unused.items()} if source else {}
+    backbone = stored.info["geometry"].get("backbone", {})
+    for drop in layout.drops:
+        for name in fnmatch.filter(theirs, drop.torch):
+            yield layout.prefix + name, as_torch(np.array(theirs[name]))
+        if drop.fill and drop.torch not in theirs:
+            yield layout.prefix + drop.torch, as_torch(_fill(drop.fill, backbone))
+
+
+def _fill(fill: str, backbone: dict[str, Any]) -> np.ndarray:
+    if fill == "positions":
+        grid = (backbone.get("image") or PRETRAIN_IMAGE) // backbone["patch"]
+        return sine_cosine(CLIP_STEPS * grid * grid, backbone["width"])[None]
+    return {"ones": np.ones, "zeros": np.zeros}[fill](backbone["width"], np.float32)
+
+
+def write(tensors: dict[str, torch.Tensor], wrappers: tuple[str, ...], path: pathlib.Path) -> None:
+    """Writes beside `path` and renames; WeightsError if the disk fails. The format goes by the name's ending."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file  # installed where it is used; reading needs no library
+
+            save_file(tensors, partial)
+        elif wrappers == ("",):
+            torch.save(tensors, partial)
+        else:
+            epoch = {"epoch": 0} if "state_dict" in wrappers[0] else {}  # OpenTAD prints it
+            torch.save(epoch | dict.fromkeys(wrappers, tensors), partial)
+        partial.rename(path)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(f"{path} could not be written, nothing is left of it: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def convert(directory: pathlib.Path, output: pathlib.Path, layout_name: str | None = None) -> int:
+    """Writes `output` and returns the number of tensors in it."""
+    if not directory.is_dir():
+        raise WeightsError(f"{directory}: no such folder")
+    stored = read(directory)
+    layout = choose_layout(layout_name, stored)
+    wrappers = (stored.info["wrapper"],) if stored.info.get("layout") == layout.name else layout.wrappers
+    tensors = to_state_dict(stored, layout)
+    write(tensors, wrappers, output)
+    return len(tensors)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, type=pathlib.Path, help="converted weights, or a run")
+    parser.add_argument("--output", required=True, type=pathlib.Path, help="the file to write")
+    parser.add_argument("--layout", help="opentad, or one of " + ", ".join(layout.name for layout in LAYOUTS))
+    args = parser.parse_args(argv)
+    try:
+        print(f"wrote {convert(args.input, args.output, args.layout)} tensors to {args.output}")
+    except TadjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
