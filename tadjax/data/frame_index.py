@@ -18,7 +18,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Discard, Disposition
 
+from tadjax.data.nal_units import intra_test
 from tadjax.errors import DataError
 
 # Only containers of video. FFmpeg would also open play lists, which name further files to open, and pictures.
@@ -32,7 +34,7 @@ _FRACTIONS = ("time_base", "rate")
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` says of a file: of the stream that FFmpeg itself would pick, as it is displayed."""
+    """What `probe` says of a file: of the stream that `ffmpeg` itself would pick, as it is displayed."""
 
     frames: int  # frames in display order that the file holds, whatever its header says
     fps: float  # the frame rate; for variable frame rate the mean, frames / duration
@@ -146,7 +148,7 @@ def times(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -
 
 
 def open_video(path: str) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    """Opens a file and picks the stream that FFmpeg would (resolution, then bit rate and frames). One decoding thread.
+    """Opens a file and picks the video stream that `ffmpeg` would. One decoding thread.
 
     Raises DataError where there is no video stream or no decoder for it. The caller closes the container.
     """
@@ -155,17 +157,23 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.video.stream.
         container = av.open(path, options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{path}: not a video file that FFmpeg can open ({error.strerror})") from error
-    stream = container.streams.best("video")
-    cover = stream is not None and stream.disposition & av.stream.Disposition.attached_pic
-    if stream is None or cover or stream.codec_context is None:
+    # Cover pictures of sound files are streams of video, too.
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and s.codec_context]
+    if not streams:
         container.close()
         raise DataError(f"{path}: the file has no video stream that can be decoded")
+    stream = max(streams, key=_preference)
     for other in container.streams:
         if other.index != stream.index:
-            other.discard = av.stream.Discard.all
+            other.discard = Discard.all
     # Threads inside a decoder cost more CPU than they save; the loader runs many processes instead.
     stream.codec_context.thread_count = 1
     return container, stream
+
+
+def _preference(stream: av.video.stream.VideoStream) -> int:
+    """The largest picture, but rather the stream marked as default: `ffmpeg`'s automatic stream selection."""
+    return stream.width * stream.height + 5_000_000 * bool(stream.disposition & Disposition.default)
 
 
 @lru_cache(maxsize=256)
@@ -227,13 +235,14 @@ def _scan(
     the first frame that decodes: the display matrix and the true picture size come with it. No other is decoded.
     """
     pts, keys, first = [], [], None
+    is_intra = intra_test(stream.codec_context)
     try:
         for packet in container.demux(stream):
             if first is None:
                 first = _try_decode(stream.codec_context, packet)
             if packet.size == 0:
                 continue  # the end of the stream
-            if packet.is_keyframe and packet.pts is not None:
+            if packet.is_keyframe and packet.pts is not None and is_intra(packet):
                 keys.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
             if not (packet.is_discard or _is_invisible(packet, stream)):
                 pts.append(packet.pts)

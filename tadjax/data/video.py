@@ -2,16 +2,14 @@
 
 Frames are found by presentation time, never by counting from a seek: for every wanted frame decoding starts at the
 last key frame shown before it, and stops when the packets of all wanted frames are in. Packets that no other frame
-refers to (nal_ref_idc = 0 in H.264, section 7.4.1 of the standard; sub-layer non-reference pictures in H.265) are
-dropped before the decoder unless they are wanted, and libswscale touches wanted frames only. With one decoding thread
-this is the cheapest exact way known: 768 frames at stride 4 of 1280x720 cost a quarter of what decord takes.
+refers to (most B-frames of H.264 and H.265) are dropped before the decoder unless they are wanted, and libswscale
+touches wanted frames only: every fourth frame of 1280x720 costs about a quarter of what decord takes.
 
 A file whose container stores no presentation times (AVI with B-frames, elementary streams) is decoded from its start.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import av
@@ -19,6 +17,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from tadjax.data.frame_index import FrameIndex, VideoInfo, frame_index, open_video, probe, times
+from tadjax.data.nal_units import disposable_test
 from tadjax.errors import DataError
 
 __all__ = ["FrameIndex", "Frames", "VideoInfo", "displayed_size", "frame_index", "probe", "read_frames", "times"]
@@ -131,37 +130,43 @@ def _decode(index: FrameIndex, pts: np.ndarray) -> Iterator[tuple[int, av.VideoF
     The same time may come twice: the later frame is the right one.
     """
     keys = np.searchsorted(index.key_pts, pts, side="right") - 1  # -1: no key frame is known before it
-    readers = {}
-    with ExitStack() as stack:
+    with _Reader(index) as reader:
         for key in np.unique(keys).tolist():
-            missing = set(pts[keys == key].tolist())
-            # If that met damage: again, with nothing left out. If that does not help, because the key frame itself is
-            # damaged or only marks the beginning of a gradual refresh: from the one before.
-            for start, careful in ((key, False), (key, True), (max(key - 1, -1), True)):
-                if not missing:
-                    break
-                if careful not in readers:
-                    readers[careful] = stack.enter_context(_Reader(index, careful))
-                found = set()
-                for time, frame in readers[careful].decode(start, missing):
-                    found.add(time)
-                    yield time, frame
-                if not readers[careful].damaged:
-                    missing -= found
+            wanted, found = set(pts[keys == key].tolist()), set()
+            for time, frame in reader.decode(key, wanted):
+                found.add(time)
+                yield time, frame
+            if reader.damaged or found != wanted:
+                yield from _decode_damaged(index, key, wanted)
+
+
+def _decode_damaged(index: FrameIndex, key: int, wanted: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """As `_Reader.decode`, where something is damaged.
+
+    What a decoder makes up in place of damaged parts depends on all that it has seen, and a frame must not depend on
+    which others were asked for: so a new decoder gets every packet from the key frame on. If frames are missing then,
+    because the key frame itself is damaged, from the key frame before.
+    """
+    missing = set(wanted)
+    for start in (key, key - 1) if key > 0 else (key,):
+        with _Reader(index, careful=True) as reader:
+            for time, frame in reader.decode(start, missing):
+                missing.remove(time)
+                yield time, frame
+        if not missing:
+            break
 
 
 class _Reader:
     """An open video file and its decoder; a context manager.
 
-    The careful one decodes everything, and what is damaged as the decoder sees fit. The other one leaves out what
-    nobody needs, and says `damaged` where it meets damage: what a decoder makes up in place of damaged parts depends on
-    all that it has seen before, and a frame must not depend on which others were asked for.
+    The careful one leaves nothing out and goes on after errors; the other one stops there and says so.
     """
 
-    def __init__(self, index: FrameIndex, careful: bool) -> None:
+    def __init__(self, index: FrameIndex, careful: bool = False) -> None:
         self._index = index
         self._careful = careful
-        self.damaged = False  # whether the frames of the last `decode` are in doubt
+        self.damaged = False  # whether the last `decode` met damage, so that what it gave is in doubt
         self._open()
 
     def __enter__(self) -> "_Reader":
@@ -173,9 +178,7 @@ class _Reader:
     def _open(self) -> None:
         self._container, self._stream = open_video(self._index.path)
         self._decoder = self._stream.codec_context
-        self._disposable = None
-        if not self._careful and self._index.timed:
-            self._disposable = _disposable(self._decoder)
+        self._is_disposable = disposable_test(self._decoder)
         self._packets = self._demux()
         self._passed = -1  # number of the last key frame that was demuxed
         self._at_start = True
@@ -190,7 +193,7 @@ class _Reader:
             time = frame.pts if self._index.timed else number
             if time in wanted:
                 yield time, frame
-            if not self._index.timed and number >= max(wanted):
+            if not self._index.timed and time >= max(wanted):
                 return
 
     def _frames(self, packets: Iterator[av.Packet | None]) -> Iterator[av.VideoFrame]:
@@ -203,20 +206,20 @@ class _Reader:
                 frames = self._decoder.decode(packet)
             except av.error.FFmpegError:
                 frames = []
-                self.damaged = self._disposable is not None
+                self.damaged = True
             for frame in frames:
-                self.damaged |= self._disposable is not None and frame.is_corrupt
+                self.damaged |= frame.is_corrupt
                 yield frame
-            if self.damaged:
+            if self.damaged and not self._careful:
                 return
 
     def _needed(self, key: int, wanted: set[int]) -> Iterator[av.Packet | None]:
         """The packets to decode for the `wanted` times, then None: the decoder gives out what it holds back."""
-        unsent = set(wanted)
+        unsent, may_drop = set(wanted), self._index.timed and not self._careful
         for packet in self._packets_from(key):
             if packet.pts in unsent:
                 unsent.remove(packet.pts)
-            elif self._disposable and self._disposable(memoryview(packet)):
+            elif may_drop and self._is_disposable(packet):
                 continue
             yield packet
             if self._index.timed and not unsent:
@@ -250,10 +253,11 @@ class _Reader:
             self._packets = self._demux()
 
     def _skip_to(self, key: int) -> av.Packet | None:
-        """The packet of a key frame, or None where a later one or the end comes first."""
+        """The packet of a key frame, or None where another one or the end comes first."""
         for packet in self._packets:
             if packet.is_keyframe and self._passed >= key:
-                return packet if self._passed == key else None
+                # After a seek into the midst of a packet FFmpeg guesses wrong times for it (MPEG program streams).
+                return packet if packet.pts == self._index.key_pts[key] else None
         return None
 
     def _demux(self) -> Iterator[av.Packet]:
@@ -267,47 +271,3 @@ class _Reader:
                 yield packet
         except av.error.FFmpegError:
             return  # the damaged rest of a file, which the frame index does not count either
-
-
-def _disposable(decoder: av.VideoCodecContext) -> Callable[[memoryview], bool] | None:
-    """A test whether a packet holds nothing that another picture refers to, or None for codecs without one."""
-    extradata = decoder.extradata or b""
-    if decoder.name == "h264":
-        # ISO/IEC 14496-15: avcC starts with 1 and says how long a NAL unit's length is; else start codes (Annex B).
-        length_size = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return lambda data: _all_slices(data, length_size, _is_h264_disposable)
-    if decoder.name == "hevc" and len(extradata) > 21 and extradata[0] == 1:
-        # hvcC: only pictures of the highest temporal layer are sure to be referred to by none.
-        highest = (extradata[21] >> 3 & 7) - 1
-        return lambda data: _all_slices(data, (extradata[21] & 3) + 1, lambda nal: _is_h265_disposable(nal, highest))
-    return None
-
-
-def _is_h264_disposable(nal: memoryview) -> bool | None:
-    """None for a NAL unit that is no slice."""
-    return nal[0] & 0x60 == 0 if 1 <= nal[0] & 0x1F <= 5 else None
-
-
-def _is_h265_disposable(nal: memoryview, highest_layer: int) -> bool | None:
-    kind, layer = nal[0] >> 1 & 0x3F, (nal[1] & 7) - 1
-    return kind <= 14 and kind % 2 == 0 and layer == highest_layer if kind <= 31 else None
-
-
-def _all_slices(data: memoryview, length_size: int, disposable: Callable[[memoryview], bool | None]) -> bool:
-    verdicts = {disposable(nal) for nal in _nal_units(data, length_size)} - {None}
-    return verdicts == {True}
-
-
-def _nal_units(data: memoryview, length_size: int) -> Iterator[memoryview]:
-    """The first bytes of every NAL unit of a packet: length-prefixed, or Annex B (start codes) for length_size 0."""
-    if length_size:
-        start = length_size
-        while start + 1 < len(data):
-            yield data[start : start + 2]
-            start += int.from_bytes(data[start - length_size : start]) + length_size
-        return
-    stream = bytes(data)
-    start = stream.find(b"\0\0\1") + 3
-    while start > 2 and start + 1 < len(stream):
-        yield data[start : start + 2]
-        start = stream.find(b"\0\0\1", start) + 3
