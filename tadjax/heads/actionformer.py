@@ -34,7 +34,7 @@ LAYER_SCALE = 1e-4  # initial size of the residual branches (Touvron et al., ICC
 
 
 def position_table(length: int, width: int) -> np.ndarray:
-    """Sines (even channels) and cosines (odd ones) of position / 10000^(2 floor(c / 2) / C), over sqrt(C): f32 [T, C]."""
+    """f32 [T, C]: sines (even channels) and cosines (odd) of position / 10000^(2 floor(c / 2) / C), over sqrt(C)."""
     channel = np.arange(width)
     angle = np.arange(length)[:, None] / 10000 ** (2 * (channel // 2) / width)
     table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
@@ -199,8 +199,8 @@ class ActionFormer(nn.Module):
         levels = self.convs[2] + 1
         if len(self.regression_ranges) != levels:
             raise ConfigError(
-                f"head.regression_ranges has {len(self.regression_ranges)} entries, but head.convs = {self.convs} makes "
-                f"{levels} levels (branch blocks + 1): one range a level"
+                f"head.regression_ranges has {len(self.regression_ranges)} entries, but head.convs = {self.convs} "
+                f"makes {levels} levels (branch blocks + 1): give one range a level"
             )
         if len(self.windows) != levels:
             raise ConfigError(
@@ -217,8 +217,8 @@ class ActionFormer(nn.Module):
         if self.max_length % self.length_multiple:
             enough = -(-self.max_length // self.length_multiple) * self.length_multiple
             raise ConfigError(
-                f"head.max_length = {self.max_length} is not a multiple of {self.length_multiple}, which the strides and "
-                f"attention windows of {levels} levels need; {enough} would do"
+                f"head.max_length = {self.max_length} is not a multiple of {self.length_multiple}, which the strides "
+                f"and attention windows of {levels} levels need; {enough} would do"
             )
         if not 0 < self.class_prior < 1:
             raise ConfigError(f"head.class_prior = {self.class_prior} is not a probability between 0 and 1")
@@ -276,7 +276,8 @@ class ActionFormer(nn.Module):
     def init_params(self, key: jax.Array, feature_width: int) -> dict:
         """Parameters (float32), initialised as in the published code. No parameter's shape depends on the length."""
         length = self.strides[-1]
-        return self.init(key, jnp.zeros((1, length, feature_width)), jnp.ones((1, length), bool))["params"]
+        features = jax.ShapeDtypeStruct((1, length, feature_width), jnp.float32)
+        return self.lazy_init(key, features, jax.ShapeDtypeStruct((1, length), bool))["params"]
 
     @nn.nowrap
     def init_state(self) -> dict:
@@ -310,7 +311,7 @@ class ActionFormer(nn.Module):
                 number of positive points (at least 1), and the state stays.
 
         Returns:
-            losses: f32 scalars classification, regression (weighted), loss (their sum). Finite whatever the batch holds.
+            losses: f32 scalars classification, regression (weighted), loss (their sum); finite for every batch.
             state: after this step.
         """
         pyramid = self._run(params, features, valid, train, rng)

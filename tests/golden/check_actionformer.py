@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+
 from convert.layouts import ACTIONFORMER
 from convert.mapping import to_flax, to_torch
-
-from tadjax.heads.actionformer import ActionFormer
+from tadjax.heads.actionformer import ActionFormer, Pyramid
 from tests.golden.compare import Row
 
-FEATURES = dict(atol=5e-5)  # features, logits, regression, proposals
-LOSS = dict(rtol=2e-5)
+FEATURES = {"atol": 5e-5}  # features, logits, regression, proposals
+LOSS = {"rtol": 2e-5}
 
 
 def matches(name: str, keys: set[str]) -> bool:
@@ -57,57 +57,64 @@ def check(path: pathlib.Path) -> Iterator[Row]:
     parameters, report = to_flax({k[3:]: v for k, v in arrays.items() if k.startswith("sd/")}, ACTIONFORMER)
     report.check(path.name)
     params, state = parameters["head"], parameters["state"]
+    features, valid = _features(arrays)
+    targets = pad_targets(arrays["in/gt_count"], arrays["in/gt_segments"], arrays["in/gt_labels"])
+
+    def loss(params: dict, train: bool) -> tuple:
+        losses, new_state = head.losses(params, state, features, valid, targets, train=train)
+        return losses["loss"], (losses, new_state)
+
+    @jax.jit
+    def everything(params: dict) -> tuple:  # one program: its compilation is what takes the time here
+        pyramid = head.apply({"params": params}, features, valid)
+        point_targets = head.point_targets(head.points(pyramid), targets)
+        (_, trained), grads = jax.value_and_grad(loss, has_aux=True)(params, True)
+        return pyramid, point_targets, loss(params, False)[1], trained, grads, head.candidates(params, features, valid)
+
     with jax.default_matmul_precision("highest"):
-        yield from _forward(head, params, arrays)
-        yield from _losses(head, params, state, arrays)
-        yield from _proposals(head, params, arrays)
+        pyramid, point_targets, evaluated, trained, grads, candidates = everything(params)
+        yield from _pyramid(pyramid, head.points(pyramid), arrays)
+        yield from _targets(point_targets, pyramid, arrays)
+        yield from _losses("eval", *evaluated, state["loss_normalizer"], arrays)
+        yield from _losses("train", *trained, arrays["out/loss_normalizer_after"], arrays)
+        yield from _gradients(grads, arrays)
+        yield from _proposals("", candidates, arrays)
+        for prefix in (p for p in ("short_", "long_") if f"in/{p}feats" in arrays):
+            yield from _proposals(prefix, jax.jit(head.candidates)(params, *_features(arrays, prefix)), arrays)
 
 
 def _features(arrays: dict, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
     return arrays[f"in/{prefix}feats"].transpose(0, 2, 1), arrays[f"in/{prefix}masks"].astype(bool)
 
 
-def _targets(arrays: dict) -> dict[str, np.ndarray]:
-    return pad_targets(arrays["in/gt_count"], arrays["in/gt_segments"], arrays["in/gt_labels"])
-
-
-def _forward(head: ActionFormer, params: dict, arrays: dict) -> Iterator[Row]:
-    features, valid = _features(arrays)
-    pyramid = jax.jit(head.apply)({"params": params}, features, valid)
-    fields = dict(proj_feat="features", neck_feat="normed", cls_logits="logits", reg="offsets")
+def _pyramid(pyramid: Pyramid, points: np.ndarray, arrays: dict) -> Iterator[Row]:
+    fields = {"proj_feat": "features", "neck_feat": "normed", "cls_logits": "logits", "reg": "offsets"}
     for name, field in fields.items():
         for i, got in enumerate(getattr(pyramid, field)):
             yield Row(f"out/{name}_{i}", np.swapaxes(got, 1, 2), arrays[f"out/{name}_{i}"], **FEATURES)
     for i, got in enumerate(pyramid.valid):
         yield Row(f"out/mask_{i}", got, arrays[f"out/mask_{i}"])
-
-    points = head.points(pyramid)
     yield Row("out/points", points, np.concatenate([arrays[f"out/points_{i}"] for i in range(len(pyramid.valid))]))
-    classes, offsets = jax.jit(head.point_targets)(points, _targets(arrays))
-    some = arrays["out/cls_targets"].any(-1)
-    positive = np.asarray(classes).any(-1) & np.concatenate(pyramid.valid, axis=1)
+
+
+def _targets(point_targets: tuple, pyramid: Pyramid, arrays: dict) -> Iterator[Row]:
+    classes, offsets = (np.asarray(x) for x in point_targets)
+    some = arrays["out/cls_targets"].any(-1)  # elsewhere the offsets mean nothing
+    positive = classes.any(-1) & np.concatenate(pyramid.valid, axis=1)
     yield Row("out/cls_targets", classes, arrays["out/cls_targets"])
-    yield Row("out/reg_targets", np.asarray(offsets)[some], arrays["out/reg_targets"][some], **FEATURES)
+    yield Row("out/reg_targets", offsets[some], arrays["out/reg_targets"][some], **FEATURES)
     yield Row("out/positive_mask", positive, arrays["out/positive_mask"])
     yield Row("out/num_pos", positive.sum(), arrays["out/num_pos"])
 
 
-def _losses(head: ActionFormer, params: dict, state: dict, arrays: dict) -> Iterator[Row]:
-    features, valid = _features(arrays)
-    targets = _targets(arrays)
+def _losses(mode: str, losses: dict, state: dict, normalizer: np.ndarray, arrays: dict) -> Iterator[Row]:
+    for theirs, ours in {"cls_loss": "classification", "reg_loss": "regression", "cost": "loss"}.items():
+        yield Row(f"out/{mode}_{theirs}", losses[ours], arrays[f"out/{mode}_{theirs}"], **LOSS)
+    yield Row(f"loss_normalizer after {mode}", state["loss_normalizer"], normalizer, **LOSS)
 
-    def total(params: dict, train: bool) -> tuple:
-        losses, new_state = head.losses(params, state, features, valid, targets, train=train)
-        return losses["loss"], (losses, new_state)
 
-    _, (losses, new_state) = jax.jit(total, static_argnums=1)(params, False)
-    yield from _loss_rows("eval", losses, arrays)
-    yield Row("normalizer kept in evaluation", new_state["loss_normalizer"], state["loss_normalizer"])
-    (_, (losses, new_state)), grads = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)(params, True)
-    yield from _loss_rows("train", losses, arrays)
-    yield Row("out/loss_normalizer_after", new_state["loss_normalizer"], arrays["out/loss_normalizer_after"], **LOSS)
-
-    got = to_torch({"head": grads}, ACTIONFORMER)
+def _gradients(grads: dict, arrays: dict) -> Iterator[Row]:
+    got = to_torch({"head": jax.tree.map(np.asarray, grads)}, ACTIONFORMER)
     for key in sorted(k for k in arrays if k.startswith("grad/")):
         # The bias of keys, and of the norm before them, has no true gradient: softmax does not see it.
         noise = key.endswith(("attn.key.bias", "attn.key_norm.bias"))
@@ -115,18 +122,8 @@ def _losses(head: ActionFormer, params: dict, state: dict, arrays: dict) -> Iter
         yield Row(key, got[key.removeprefix("grad/")], arrays[key], atol)
 
 
-def _loss_rows(mode: str, losses: dict, arrays: dict) -> Iterator[Row]:
-    for theirs, ours in dict(cls_loss="classification", reg_loss="regression", cost="loss").items():
-        yield Row(f"out/{mode}_{theirs}", losses[ours], arrays[f"out/{mode}_{theirs}"], **LOSS)
-
-
-def _proposals(head: ActionFormer, params: dict, arrays: dict) -> Iterator[Row]:
-    candidates = jax.jit(head.candidates)
-    for prefix in ("", "short_", "long_"):
-        if f"in/{prefix}feats" not in arrays:
-            continue
-        found = {k: np.asarray(v) for k, v in candidates(params, *_features(arrays, prefix)).items()}
-        for b, valid in enumerate(found["valid"]):
-            for theirs, ours in dict(proposals="segments", scores="scores").items():
-                name = f"out/{prefix}{theirs}_{b}"
-                yield Row(name, found[ours][b][valid], arrays[name], **FEATURES)
+def _proposals(prefix: str, candidates: dict, arrays: dict) -> Iterator[Row]:
+    for b, valid in enumerate(np.asarray(candidates["valid"])):
+        for theirs, ours in {"proposals": "segments", "scores": "scores"}.items():
+            name = f"out/{prefix}{theirs}_{b}"
+            yield Row(name, np.asarray(candidates[ours][b])[valid], arrays[name], **FEATURES)
