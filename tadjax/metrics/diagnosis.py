@@ -106,6 +106,29 @@ class Diagnosis:
     false_negatives: FalseNegatives
     sensitivity: dict[str, np.ndarray]  # average mAP_N in each bin, NaN where it is empty
 
+    def to_dict(self) -> dict:
+        """The numbers that the figures show, averaged over the thresholds, in percent; None where a bin is empty."""
+        false_positives, false_negatives = self.false_positives, self.false_negatives
+        counts = false_positives.by_rank.mean(axis=0)  # [G, 6]
+
+        def named(name: str, values: np.ndarray) -> dict[str, float | None]:
+            return {
+                bin_name: None if np.isnan(value) else 100 * float(value)
+                for bin_name, value in zip(self.bins[name].names, values, strict=True)
+            }
+
+        return {
+            "average_mAP_N": 100 * float(self.ap_normalized.mean()),
+            "false_positives": {
+                f"{g}G": dict(zip(ERROR_TYPES, (100 * of_bin / max(of_bin.sum(), 1)).tolist(), strict=True))
+                for g, of_bin in enumerate(counts, start=1)
+            },
+            "average_mAP_N_gain": dict(zip(ERROR_TYPES[1:], (100 * false_positives.gain).tolist(), strict=True)),
+            "false_negative_rate": {n: named(n, rate.mean(axis=0)) for n, rate in false_negatives.rate.items()},
+            "fraction_of_instances": {n: named(n, share) for n, share in false_negatives.share.items()},
+            "sensitivity_average_mAP_N": {n: named(n, values) for n, values in self.sensitivity.items()},
+        }
+
 
 def diagnosable(truth: GroundTruth) -> GroundTruth:
     """The ground truth without instances that have no length or outlast their video, as DETAD leaves them out."""

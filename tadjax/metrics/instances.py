@@ -79,8 +79,9 @@ def read_ground_truth(
     task: str | None = None,
     blocked: Collection[str] = (),
     predicted: Collection[str] = (),
+    name: str = "ground truth",
 ) -> GroundTruth:
-    """Ground truth of one subset, from an ActivityNet-style JSON file or its content.
+    """Ground truth of one subset, from an ActivityNet-style JSON file, or its content, called `name` in errors.
 
     subset: None takes the only one there is or, given the names of the `predicted` videos, the one that holds most of
     them. task: None reads "label"; "verb", "noun" or "action" EPIC-Kitchens' "verb_label" and "noun_label" ("id_<n>"),
@@ -88,7 +89,9 @@ def read_ground_truth(
     naming file, video and index.
     """
     rules = rules_named(rules) if isinstance(rules, str) else rules
-    database, name = _database(source)
+    if isinstance(source, (str, pathlib.Path)):
+        source, name = read_json(source), str(source)
+    database = _database(source, name)
     subset = _choose_subset(database, subset, predicted, name)
     videos = [v for v, entry in database.items() if entry["subset"] == subset and v not in blocked]
     instances, labels, coverage = [], [], []
@@ -174,17 +177,14 @@ def align(
     return predictions[labels >= 0], remarks
 
 
-def _database(source: str | pathlib.Path | Mapping) -> tuple[Mapping, str]:
-    name, content = "ground truth", source
-    if not isinstance(source, Mapping):
-        name, content = str(source), read_json(source)
+def _database(content: object, name: str) -> Mapping:
     database = content.get("database") if isinstance(content, Mapping) else None
     if not isinstance(database, Mapping) or not database:
         raise DataError(f'{name}: no ground truth; it needs {{"database": {{video: {{"subset", "annotations"}}}}}}')
     for video, entry in database.items():
         if not isinstance(entry, Mapping) or "subset" not in entry:
             raise DataError(f'{name}: video {video} has no "subset"')
-    return database, name
+    return database
 
 
 def _choose_subset(database: Mapping, subset: str | None, predicted: Collection[str], name: str) -> str:

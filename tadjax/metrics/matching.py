@@ -19,7 +19,7 @@ _CHUNK = 4_000_000  # pairs of prediction and instance looked at at once
 def segment_tiou(first: np.ndarray, second: np.ndarray, empty_matches_empty: bool = False) -> np.ndarray:
     """Temporal intersection over union of segments [..., 2] and [..., 2], which broadcast; float64 [...].
 
-    Where both have no length and lie at one time (0/0) the tIoU is 0, or infinite if `empty_matches_empty`.
+    Where both have no length (0/0, wherever they lie) the tIoU is 0, or infinite if `empty_matches_empty`.
     """
     shared = np.minimum(first[..., 1], second[..., 1]) - np.maximum(first[..., 0], second[..., 0])
     shared = np.maximum(shared, 0)
@@ -53,6 +53,9 @@ def overlapping_pairs(truth: GroundTruth, predictions: Predictions, floor: float
     by_start = np.lexsort((truth.segments[:, 0], truth_group))
     starts, ends = (truth_group[:, None] * span + truth.segments - low)[by_start].T
     line = group[:, None] * span + np.clip(predictions.segments - low, 0.5, span - 0.5)
+    if truth.rules.empty_matches_empty:
+        empty = predictions.segments[:, 0] == predictions.segments[:, 1]
+        line[empty] = group[empty, None] * span + (0.5, span - 0.5)  # these look at the whole group
     first = np.searchsorted(np.maximum.accumulate(ends), line[:, 0] - margin)
     count = np.maximum(np.searchsorted(starts, line[:, 1] + margin) - first, 0)
     total = np.cumsum(count)

@@ -16,9 +16,7 @@ class Rules:
     # instances of one class that start and end within this many seconds are one; None: all count, and so do those
     # that have no length
     duplicate_tolerance: float | None
-    empty_matches_empty: (
-        bool  # two segments of no length at the same time: tIoU 0/0 counts as a match, before all others
-    )
+    empty_matches_empty: bool  # two segments of no length, tIoU 0/0, match at every threshold and before all others
     sorted_classes: bool  # by id; otherwise in the order of the ground truth file
     tiou: tuple[float, ...]  # thresholds where none are named
 
