@@ -14,6 +14,7 @@ import itertools
 import numpy as np
 
 from tadjax.detections.results import Results
+from tadjax.errors import DataError
 from tadjax.metrics.average_precision import interpolated_ap, precision_curve
 from tadjax.metrics.instances import GroundTruth, Predictions, align
 from tadjax.metrics.matching import match, overlapping_pairs
@@ -131,8 +132,13 @@ class Diagnosis:
 
 
 def diagnosable(truth: GroundTruth) -> GroundTruth:
-    """The ground truth without instances that have no length or outlast their video, as DETAD leaves them out."""
+    """The ground truth without instances that have no length or outlast their video, as DETAD leaves them out.
+
+    Raises DataError if none is left.
+    """
     keep = (truth.segments[:, 0] < truth.segments[:, 1]) & ~(truth.coverage > 1)
+    if not keep.any():
+        raise DataError(f"subset {truth.subset!r}: every instance has no length or outlasts its video")
     used, labels = np.unique(truth.labels[keep], return_inverse=True)
     return dataclasses.replace(
         truth,

@@ -52,7 +52,8 @@ def _diagnose(path: pathlib.Path, tiou: list[float], bins: dict | str = "thumos"
     stem = path.name.split(".")[0].removesuffix("_per_prediction")
     results = read_results(path.with_name(f"{stem}_predictions.json.gz"))
     source = read_json(path.with_name(f"{stem}_ground_truth.json.gz"))
-    return diagnose(results, read_ground_truth(source, rules="activitynet"), tuple(tiou), bins, limit)
+    truth = read_ground_truth(source, rules="activitynet", predicted=results.videos)
+    return diagnose(results, truth, tuple(tiou), bins, limit)
 
 
 def _check_per_prediction(path: pathlib.Path) -> Iterator[Row]:

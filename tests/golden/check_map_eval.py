@@ -14,7 +14,6 @@ from tadjax.metrics.recall import top_kx_recall
 from tests.golden.compare import Row
 
 EXACT = {"atol": 1e-9}
-SUBSET = "testing"
 EPIC_TIOU = (0.1, 0.2, 0.3, 0.4, 0.5)
 EPIC_NOUNS = 300  # action id = verb * 300 + noun
 
@@ -83,7 +82,7 @@ def _class_id(label: str) -> int:
 
 
 def _aligned(truth: dict, entries: dict, rules: str, task: str | None = None) -> tuple[GroundTruth, Predictions]:
-    instances = read_ground_truth(truth, SUBSET, rules, task)
+    instances = read_ground_truth(truth, None, rules, task, predicted=entries)
     return instances, align(parse_results(entries, task or "label"), instances)[0]
 
 
