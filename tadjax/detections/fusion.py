@@ -3,7 +3,6 @@ classifier, as published results on ActivityNet, HACS and for G-TAD on THUMOS14 
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 
 from tadjax.detections.decode import Detections
 from tadjax.detections.nms import suppress
+from tadjax.detections.results import read_json
 from tadjax.detections.settings import PostSettings
 from tadjax.errors import DataError
 
@@ -112,22 +112,15 @@ def load_classifier(
         raise DataError(
             f"no layout of video classifier scores is called {layout!r}; {', '.join(CLASSIFIER_LAYOUTS)} are"
         )
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file of video classifier scores")
     if layout == "untrimmednet":
-        return _untrimmednet(path, topk)
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON file of video classifier scores ({error})") from None
-    results = content
+        return _untrimmednet(pathlib.Path(path), topk)
+    results = content = read_json(path)
     if layout != "plain":
         results = content.get("results") if isinstance(content, dict) else None
-        names = content.get("class", content.get("classes")) if isinstance(content, dict) else None
-        if not isinstance(results, dict) or not isinstance(names, list):
-            raise DataError(f'{path}: layout {layout} is {{"class": [...], "results": {{video: scores}}}}; it is not')
-        classes = names
+        classes = content.get("class", content.get("classes")) if isinstance(content, dict) else None
+    if not isinstance(results, dict) or (layout != "plain" and not isinstance(classes, list)):
+        expected = "{video: scores}" if layout == "plain" else '{"class": [...], "results": {video: scores}}'
+        raise DataError(f"{path}: layout {layout} is {expected}; the file is not")
     if classes is None:
         raise DataError(f"{path}: layout plain holds no class names; give them as `classes`")
     table = {}
@@ -150,6 +143,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def _untrimmednet(path: pathlib.Path, topk: int) -> VideoClassifier:
     try:
         rows = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise DataError(f"{path}: not a .npy file of video classifier scores ({error})") from None
     if rows.ndim != 2 or rows.shape[1] < max(THUMOS_CLASS_NUMBERS.values()):

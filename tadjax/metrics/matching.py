@@ -79,16 +79,13 @@ def overlapping_pairs(truth: GroundTruth, predictions: Predictions, floor: float
     return Pairs(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
 
 
-def match(
-    truth: GroundTruth, predictions: Predictions, tiou: np.ndarray, ranks: np.ndarray, pairs: Pairs | None = None
-) -> np.ndarray:
+def match(truth: GroundTruth, predictions: Predictions, tiou: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """The instance each prediction finds, or -1: int [thresholds, P].
 
     ranks int [P]: place of each prediction in its class (`predictions.ranks()`); tiou: thresholds, ascending or not.
     """
     tiou = np.asarray(tiou, np.float64)
-    if pairs is None:
-        pairs = overlapping_pairs(truth, predictions, tiou.min())
+    pairs = overlapping_pairs(truth, predictions, tiou.min())
     matched = np.full((len(tiou), len(predictions)), -1, np.int64)
     for row, threshold in zip(matched, tiou, strict=True):
         enough = pairs.tiou >= threshold
