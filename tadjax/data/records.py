@@ -1,0 +1,419 @@
+"""Records: which window of which video is number n, and what the model is given for it.
+
+Training is one endless stream of records. Epoch e is a permutation of all training windows (with random truncation and
+resize one a video), drawn from (seed, e); record n of the stream is entry n % R of the permutation of epoch n // R,
+where R windows make an epoch. Where its window lies and how it is augmented follows from (seed, e, window). So every
+record is a pure function of (seed, n): there is no state to save, and nothing depends on who loads it. Each epoch holds
+every window exactly once; the boundary between two epochs may fall inside a batch.
+
+Evaluation lists every window of every video once, in the order of the annotations.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from tadjax.data import sampling as windows
+from tadjax.data.annotations import Annotations, Video
+from tadjax.data.sampling import Grid, GroundTruth, Sampling, Timeline, Window
+from tadjax.data.video import VideoInfo, displayed_size, frame_index, read_frames
+from tadjax.errors import ConfigError, DataError
+
+Record = dict[str, np.ndarray]
+
+EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
+NAMED = 3  # examples that a message about many videos gives
+
+# What random numbers are for; the first entropy word, so that the streams differ.
+_ORDER, _PLACE, _AUGMENT = 1, 2, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One video and all that is known of it before decoding."""
+
+    index: int  # into the annotations' videos
+    name: str
+    path: str
+    info: VideoInfo
+    timeline: Timeline
+    truth: GroundTruth
+
+
+@dataclass(frozen=True)
+class EvaluationWindow:
+    """One window of the evaluation: feature step t of it stands at second `grid.to_seconds(t)` of the video."""
+
+    video: int  # index into the annotations' videos
+    name: str
+    grid: Grid
+
+
+def find_videos(videos: Sequence[Video], folder: str | os.PathLike[str], prefix: str = "") -> list[Path]:
+    """The file of every video, in order: FOLDER/PREFIX + name + one of EXTENSIONS, in upper or lower case.
+
+    A name may hold subfolders; the prefix stands before its last part.
+
+    Raises:
+      DataError: no such folder, missing files (one message for all), two files of one video, or a name outside folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder of videos; set config.data.videos to the folder that holds them")
+    listed: dict[Path, dict[str, list[str]]] = {}
+    found, missing = [], []
+    for video in videos:
+        name = PurePath(video.name)
+        if name.is_absolute() or ".." in name.parts or PurePath(prefix).name != prefix:
+            raise DataError(f"video {video.name!r} with prefix {prefix!r}: the file would lie outside {root}")
+        parent = root / name.parent
+        if parent not in listed:
+            listed[parent] = _files_by_stem(parent)
+        files = listed[parent].get(prefix + name.name, [])
+        if len(files) > 1:
+            raise DataError(f"{parent}: video {video.name!r} has {len(files)} files, {', '.join(files)}; keep one")
+        if files:
+            found.append(parent / files[0])
+        else:
+            missing.append(video.name)
+    if missing:
+        others = next((stem for stems in listed.values() for stem in sorted(stems)), None)
+        there = f"the folder holds files such as {others!r}" if others else "the folder holds no video file"
+        raise DataError(
+            f"{root}: {len(missing)} of {len(videos)} videos are missing: {_some(missing)}; "
+            f"put each there as {prefix}NAME with one of {', '.join(EXTENSIONS)}, "
+            f"or set config.data.videos and config.data.prefix ({there})"
+        )
+    return found
+
+
+def _files_by_stem(folder: Path) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in EXTENSIONS:
+            files.setdefault(stem, []).append(name)
+    return files
+
+
+def open_sources(
+    videos: Sequence[Video],
+    paths: Sequence[str | os.PathLike[str]],
+    sampling: Sampling,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> list[Source]:
+    """Indexes every file once by demuxing it (kept in `cache_dir`): frame count, size and, if it varies, frame rate.
+
+    So a missing or unreadable file is known before training starts, not hours later: one DataError names them all.
+    """
+
+    def open_source(index: int) -> Source | DataError:
+        video, path = videos[index], str(paths[index])
+        try:
+            file = frame_index(path, cache_dir)
+            times = None if file.constant_rate else file.times
+            timeline = windows.timeline_of(
+                video, file_frames=file.info.frames, file_fps=file.info.fps, frame_times=times
+            )
+            truth = windows.ground_truth(sampling, timeline, video)
+        except DataError as error:
+            return error
+        return Source(index, video.name, path, file.info, timeline, truth)
+
+    with ThreadPoolExecutor(8) as pool:  # mostly waiting for the disk
+        opened = track(
+            pool.map(open_source, range(len(videos))),
+            "indexing videos",
+            len(videos),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        results = list(opened)
+    failures = [str(result) for result in results if isinstance(result, DataError)]
+    if len(failures) == 1:
+        raise DataError(failures[0])
+    if failures:
+        raise DataError(f"{len(failures)} of {len(videos)} videos cannot be used: {_some(failures)}")
+    return results
+
+
+def canvas_size(short_side: int, max_aspect: float) -> tuple[int, int]:
+    """(height, width) of the canvas on which training pictures lie; every batch has the same."""
+    return short_side, math.ceil(short_side * max_aspect)
+
+
+class TrainSet:
+    """The training stream. `len` is R, the records of an epoch; `record(n)` is record n of the stream, n = 0, 1, ...
+
+    Videos without a segment are left out. `max_segments` is M, the most segments that any window can hold.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sampling: Sampling,
+        *,
+        seed: int,
+        short_side: int,
+        max_aspect: float = 16 / 9,
+        max_missing: float = 0.05,
+        max_segments: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ):
+        self.sources = tuple(source for source in sources if len(source.truth.labels))
+        self.sampling = sampling
+        self.seed = seed
+        self.short_side = short_side
+        self.canvas = canvas_size(short_side, max_aspect)
+        self._max_missing = max_missing
+        self._cache_dir = cache_dir
+        self._windows = [(source, window) for source in self.sources for window in self._list(source)]
+        if not self._windows:
+            raise DataError(f"none of the {len(sources)} training videos has a window with a segment to learn from")
+        self._check_aspect(max_aspect)
+        if max_segments is None:
+            bounds = (windows.max_segments(sampling, s.info.frames, s.truth) for s in self.sources)
+            max_segments = max(1, *bounds, 1)
+        self.max_segments = max_segments
+
+    def _list(self, source: Source) -> tuple[Window, ...]:
+        return windows.list_windows(self.sampling, _frames_to_cover(self.sampling, source), source.truth)
+
+    def _check_aspect(self, max_aspect: float) -> None:
+        wide = [s for s in self.sources if max(displayed_size(s.info, self.short_side)) > self.canvas[1]]
+        if wide:
+            widest = max(wide, key=lambda s: max(displayed_size(s.info, self.short_side)))
+            needed = math.ceil(1000 * max(displayed_size(widest.info, self.short_side)) / self.short_side) / 1000
+            raise ConfigError(
+                f"config.data.max_aspect is {max_aspect:.4g}, but {len(wide)} of {len(self.sources)} training videos "
+                f"are wider; {widest.path} has {widest.info.width} x {widest.info.height} pixels: set it to {needed:g}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 [R]: the windows of an epoch in the order in which they come.
+
+        Sorting the words of a SeedSequence: numpy promises that these stay the same from version to version, which it
+        does not for `Generator.permutation`.
+        """
+        words = np.random.SeedSequence((_ORDER, self.seed, epoch)).generate_state(len(self), np.uint64)
+        return np.argsort(words, kind="stable")
+
+    def locate(self, n: int) -> tuple[int, Source, Window]:
+        """(epoch, video, window) of record n of the stream."""
+        epoch, position = divmod(n, len(self))
+        return epoch, *self._windows[self.order(epoch)[position]]
+
+    def record(self, n: int) -> Record:
+        """Record n of the stream.
+
+        Returns:
+          frames: uint8 [T, canvas height, canvas width, 3], the picture in the top left corner, zeros elsewhere; a
+            portrait video lies transposed.
+          frame_size: int32 [2], (height, width) of the picture as it lies there. portrait: bool.
+          valid: bool [L]. segments: float32 [M, 2], feature steps. labels: int32 [M]. segment_valid: bool [M].
+          video: int32, index into the annotations' videos. augment_seed: uint32.
+          substituted: int32, frames that could not be decoded and for which a neighbour stands in.
+
+        Raises:
+          DataError: frames that cannot be decoded, or more segments than M.
+        """
+        epoch, source, window = self.locate(n)
+        identity = (self.seed, epoch, source.index, window.start)
+        draws = np.random.default_rng((_PLACE, *identity))
+        sample = _sample(self.sampling, source, window, draws)
+
+        portrait = source.info.height > source.info.width
+        canvas = np.zeros((self.sampling.frames, *self.canvas, 3), np.uint8)
+        frames = read_frames(
+            source.path,
+            sample.frame_indices,
+            short_side=self.short_side,
+            max_missing=self._max_missing,
+            out=canvas.swapaxes(1, 2) if portrait else canvas,
+            cache_dir=self._cache_dir,
+        )
+        size = displayed_size(source.info, self.short_side)
+        return {
+            "frames": canvas,
+            "frame_size": np.array(size[::-1] if portrait else size, np.int32),
+            "portrait": np.bool_(portrait),
+            "valid": sample.valid,
+            **self._pad(source, sample.segments, sample.labels),
+            "video": np.int32(source.index),
+            "augment_seed": np.random.SeedSequence((_AUGMENT, *identity)).generate_state(1, np.uint32)[0],
+            "substituted": np.int32(frames.substituted),
+        }
+
+    def _pad(self, source: Source, segments: np.ndarray, labels: np.ndarray) -> Record:
+        m = len(labels)
+        if m > self.max_segments:
+            raise DataError(f"{source.path}: a window holds {m} segments, but max_segments is {self.max_segments}")
+        padding = self.max_segments - m
+        return {
+            "segments": np.pad(segments, ((0, padding), (0, 0))),
+            "labels": np.pad(labels, (0, padding)),
+            "segment_valid": np.arange(self.max_segments) < m,
+        }
+
+
+class EvaluationSet:
+    """Every window of every video once. `windows[i]` says where window i lies, `record(i)` decodes it.
+
+    From `len` on, the number of windows, `record` gives padding, which fills the last batch.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sampling: Sampling,
+        *,
+        size: int,
+        max_missing: float = 0.05,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ):
+        if sampling.method not in ("sliding", "resize"):
+            raise ConfigError(f"config.window.eval_sampling is {sampling.method!r}; it must be 'sliding' or 'resize'")
+        self.sources = tuple(sources)
+        self.sampling = sampling
+        self.size = size
+        self._max_missing = max_missing
+        self._cache_dir = cache_dir
+        self._windows = [
+            (source, window)
+            for source in self.sources
+            for window in windows.list_windows(sampling, _frames_to_cover(sampling, source))
+        ]
+        self.windows = tuple(
+            EvaluationWindow(source.index, source.name, _sample(sampling, source, window).grid)
+            for source, window in self._windows
+        )
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def record(self, i: int) -> Record:
+        """Window i.
+
+        Returns:
+          frames: uint8 [T, size, size, 3], the short side scaled to `size` and the centre cut out.
+          valid: bool [L]. video: int32. window: int32, i. substituted: int32. real: bool, false for padding (video and
+          window are -1 there, and all steps valid: a head may have no answer to a window without any).
+
+        Raises:
+          DataError: frames that cannot be decoded.
+        """
+        if i >= len(self):
+            return self._padding()
+        source, window = self._windows[i]
+        sample = _sample(self.sampling, source, window)
+        frames = read_frames(
+            source.path,
+            sample.frame_indices,
+            short_side=self.size,
+            center_crop=self.size,
+            max_missing=self._max_missing,
+            cache_dir=self._cache_dir,
+        )
+        return {
+            "frames": frames.frames,
+            "valid": sample.valid,
+            "video": np.int32(source.index),
+            "window": np.int32(i),
+            "substituted": np.int32(frames.substituted),
+            "real": np.bool_(True),
+        }
+
+    def _padding(self) -> Record:
+        return {
+            "frames": np.zeros((self.sampling.frames, self.size, self.size, 3), np.uint8),
+            "valid": np.ones(self.sampling.feature_length, bool),
+            "video": np.int32(-1),
+            "window": np.int32(-1),
+            "substituted": np.int32(0),
+            "real": np.bool_(False),
+        }
+
+
+def training_set(config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None) -> TrainSet:
+    """The training stream that a config (configs/common.py) describes, of annotations of its training subset."""
+    sampling = sampling_of(config, train=True)
+    paths = find_videos(annotations.videos, config.data.videos, config.data.prefix)
+    return TrainSet(
+        open_sources(annotations.videos, paths, sampling, cache_dir),
+        sampling,
+        seed=config.seed,
+        short_side=config.window.short_side,
+        max_aspect=config.data.max_aspect,
+        max_missing=config.data.max_missing,
+        cache_dir=cache_dir,
+    )
+
+
+def evaluation_set(
+    config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None
+) -> EvaluationSet:
+    """The evaluation windows that a config describes, of annotations of its evaluation subset."""
+    sampling = sampling_of(config, train=False)
+    paths = find_videos(annotations.videos, config.data.videos, config.data.prefix)
+    return EvaluationSet(
+        open_sources(annotations.videos, paths, sampling, cache_dir),
+        sampling,
+        size=config.window.size,
+        max_missing=config.data.max_missing,
+        cache_dir=cache_dir,
+    )
+
+
+def sampling_of(config: Any, train: bool) -> Sampling:
+    """`config.window` as arguments of the sampling."""
+    window = config.window
+    return Sampling(
+        method=window.sampling if train else window.eval_sampling,
+        feature_length=window.feature_length,
+        frames_per_feature=window.frames // window.feature_length,
+        stride=window.stride,
+        offset_frames=window.offset,
+        overlap=window.train_overlap if train else window.overlap,
+        coverage=window.coverage,
+        ioa_threshold=window.ioa_threshold,
+        keep_ratio=window.keep_ratio,
+        crop_ratio=tuple(window.crop_ratio),
+        whole_frames=window.whole_frames,
+        filter_gt=window.filter_segments,
+        min_length=window.min_length,
+        class_agnostic=config.data.class_agnostic,
+    )
+
+
+def _frames_to_cover(sampling: Sampling, source: Source) -> int:
+    """Published window lists rest on the annotated frame count; so that no frame is left out, the file's counts."""
+    return source.info.frames if sampling.coverage == "full" else source.timeline.frames
+
+
+def _sample(
+    sampling: Sampling, source: Source, window: Window, draws: np.random.Generator | None = None
+) -> windows.Sample:
+    truth = source.truth if draws is not None else None
+    try:
+        return windows.sample(sampling, source.timeline, source.info.frames, window=window, truth=truth, draws=draws)
+    except DataError as error:
+        raise DataError(f"{source.path}: {error}") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many."""
+    more = len(names) - NAMED
+    return "; ".join(names[:NAMED]) + (f"; and {more} more" if more > 0 else "")
