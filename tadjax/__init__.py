@@ -1,0 +1,14 @@
+"""End-to-end temporal action localization with billion-parameter video backbones, in JAX."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tadjax.predict import Predictor
+
+
+def load(workdir: str | os.PathLike[str]) -> "Predictor":
+    """The best checkpoint of a run: `tadjax.load("RUN").predict("x.mp4")`; see tadjax/predict.py."""
+    from tadjax.predict import load as load_predictor  # JAX is imported by who needs it, and not with the package
+
+    return load_predictor(workdir)

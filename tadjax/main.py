@@ -22,11 +22,16 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.", required=True)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-_VIDEO = flags.DEFINE_string("video", None, "predict: a video file.")
+_VIDEO = flags.DEFINE_multi_string("video", [], "predict: a video file, a folder, or a pattern; may be repeated.")
+_MIN_SCORE = flags.DEFINE_float("min_score", 0.0, "predict: detections that score less are left out.")
+_TOP_K = flags.DEFINE_integer("top_k", 100, "predict: how many detections of a video are kept; 0 for all.")
+_LABELS = flags.DEFINE_list("labels", [], "predict: only detections with these labels; none for all.")
+_OUTPUT = flags.DEFINE_string("output", "", "predict: where results go; WORKDIR/predictions if not given.")
+_TRUTH = flags.DEFINE_string("ground_truth", "", "predict: annotations to show beside the detections.")
 
 
-def run() -> None:
-    """Does what the flags say. JAX is imported only once the config has been found right."""
+def run() -> int:
+    """Does what the flags say; returns the exit status. JAX is imported only once the config has been found right."""
     workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value
     if config is None:
@@ -35,11 +40,12 @@ def run() -> None:
         config = configs.load(workdir / "config.json")
     configs.check(config, configs.reference())
     if _MODE.value == "predict" and not _VIDEO.value:
-        raise ConfigError("--mode=predict needs --video=FILE")
+        raise ConfigError("--mode=predict needs --video=FILE (or a folder, or a pattern)")
 
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "tadjax"))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "tadjax"))
     if _MODE.value == "train":
         from tadjax.train import train
 
@@ -49,9 +55,13 @@ def run() -> None:
 
         evaluate_run(config, workdir)
     else:
-        from tadjax.predict import predict_file
+        from tadjax.predict import Filter, predict_files
 
-        predict_file(config, workdir, pathlib.Path(_VIDEO.value))
+        wanted = Filter(_MIN_SCORE.value, _TOP_K.value, tuple(_LABELS.value))
+        options = {"wanted": wanted, "output": _OUTPUT.value, "ground_truth": _TRUTH.value}
+        if predict_files(config, workdir, _VIDEO.value, **options):
+            return 1
+    return 0
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -74,13 +84,12 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"error: unexpected arguments {' '.join(argv[1:])}; flags look like --mode=evaluate", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so
     try:
-        run()
+        return run()
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,350 @@
+"""Any video file -> detections, subtitles, a timeline, a page. A run's directory is all it needs.
+
+model = tadjax.load("runs/thumos")
+found = model.predict("match.mp4", min_score=0.3)
+for start, end, label, score in found:
+    print(f"{start:.1f} s to {end:.1f} s: {label} ({score:.2f})")
+found.save("out")
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import glob
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tadjax import config as configs
+from tadjax.data.annotations import parse_database, read_database
+from tadjax.data.records import EXTENSIONS, sampling_of
+from tadjax.data.stream import WindowFrames, decoding_threads, stream_windows
+from tadjax.data.video import frame_index
+from tadjax.detections.decode import Detections, postprocess, postprocess_video
+from tadjax.detections.fusion import merge_windows
+from tadjax.detections.results import write_results
+from tadjax.detections.settings import PostSettings
+from tadjax.errors import ConfigError, DataError, TadjaxError
+from tadjax.parallel import mesh as meshes
+from tadjax.report.exports import clock, to_csv, to_srt, to_vtt, write_whole
+from tadjax.report.page import write_page
+from tadjax.report.timeline import Instances, draw_timeline
+from tadjax.runs import Run, load_run
+
+SHOWN = 10  # detections of a video that the terminal shows
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Which detections are wanted: score at least `min_score`, labels among `labels` (() is all), the `top_k` best."""
+
+    min_score: float = 0.0
+    top_k: int = 100  # of a video; 0 is all
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"min_score is {self.min_score}; scores lie between 0 and 1")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; it is how many detections of a video to keep, 0 for all")
+
+    def check(self, classes: Sequence[str]) -> None:
+        """Raises ConfigError where a wanted label is no class of the model, with the closest that is."""
+        for label in self.labels:
+            if label not in classes:
+                close = difflib.get_close_matches(label, classes, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"its classes are {', '.join(classes[:20])}"
+                raise ConfigError(f"the model knows no label {label!r}; {hint}")
+
+    def __call__(self, found: Detections, classes: Sequence[str]) -> Detections:
+        """`found` is sorted, best first, and stays so."""
+        keep = found.scores >= self.min_score
+        if self.labels:
+            keep &= np.isin(found.labels, [classes.index(label) for label in self.labels])
+        found = found[keep]
+        return found[: self.top_k] if self.top_k else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was found in one video, best first; iterates over (start s, end s, label, score)."""
+
+    path: pathlib.Path
+    name: str  # of the video: the file's, without folder and extension
+    duration: float  # seconds
+    fps: float
+    detections: Detections
+    classes: tuple[str, ...]
+    substituted: int  # frames that cannot be decoded, for which a neighbour stands in
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __iter__(self) -> Iterator[tuple[float, float, str, float]]:
+        found = self.detections
+        for (start, end), label, score in zip(
+            found.segments.tolist(), found.labels, found.scores.tolist(), strict=True
+        ):
+            yield start, end, self.classes[label], score
+
+    def save(self, folder: str | os.PathLike[str], truth: Instances | None = None) -> pathlib.Path:
+        """Writes detections.json, .csv, .srt, .vtt, timeline.png, timeline.svg and report.html; returns the folder.
+
+        truth: ground truth to draw beside them, labels in the order of `classes`. Raises DataError where the folder
+        cannot be written.
+        """
+        folder = pathlib.Path(folder)
+        found, classes = self.detections, self.classes
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_results(folder / "detections.json", {self.name: found}, classes)
+            write_whole(folder / "detections.csv", to_csv(self.name, found, classes))
+            write_whole(folder / "detections.srt", to_srt(found, classes))
+            write_whole(folder / "detections.vtt", to_vtt(found, classes))
+            for kind in ("png", "svg"):
+                draw_timeline(self.name, self.duration, truth, found, classes, folder / f"timeline.{kind}")
+            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes)
+        except OSError as error:
+            raise DataError(f"{folder}: the predictions cannot be written ({error.strerror or error})") from error
+        return folder
+
+
+class Predictor:
+    """A trained model and its classes, ready for any number of videos."""
+
+    def __init__(self, run: Run):
+        config = run.config
+        mesh = meshes.make_mesh(config.mesh)
+        size = mesh.shape["data"]
+        self.classes = run.classes
+        self._params = run.params
+        self._config = config
+        self._sampling = sampling_of(config, train=False)
+        self._settings = PostSettings(**config.post)
+        self._sharding = meshes.batch_sharding(mesh)
+        self._batch_size = -(-config.evaluation.batch_size // size) * size
+        self._candidates = jax.jit(run.localizer.candidates)
+
+    def predict(
+        self,
+        video: str | os.PathLike[str],
+        *,
+        min_score: float = 0.0,
+        top_k: int = 100,
+        labels: Iterable[str] = (),
+        progress: bool | None = None,
+    ) -> Prediction:
+        """Detections of a video file of any length, at bounded memory.
+
+        min_score, top_k (0: all), labels (none: all): which detections are wanted. progress: show a bar in video time;
+        None: on a terminal. Raises DataError for what is no readable video, ConfigError for a wrong filter.
+        """
+        wanted = Filter(min_score, top_k, tuple(labels))
+        wanted.check(self.classes)
+        path = pathlib.Path(video)
+        index = frame_index(path)
+        info = index.info
+        config = self._config
+        parts: list[Detections] = []
+        substituted = 0
+        stream = stream_windows(
+            index,
+            self._sampling,
+            size=config.window.size,
+            max_missing=config.data.max_missing,
+            threads=decoding_threads(config.data.workers),
+        )
+        with _bar(path.name, info.duration, progress) as advance:
+            running = None
+            for batch in _batches(stream, self._batch_size):
+                substituted += sum(window.substituted for window in batch)
+                started = batch, self._start(batch)
+                if running is not None:  # the device works on this batch while the host collects the last one
+                    parts += self._collect(*running, path)
+                    advance(running[0])
+                running = started
+            parts += self._collect(*running, path)
+            advance(running[0])
+        found = merge_windows(parts, self._settings) if self._sliding else Detections.concatenate(parts)
+        return Prediction(
+            path, video_name(path), info.duration, info.fps, wanted(found, self.classes), self.classes, substituted
+        )
+
+    @property
+    def _sliding(self) -> bool:
+        return self._sampling.method == "sliding"
+
+    def _start(self, batch: list[WindowFrames]) -> dict[str, jax.Array]:
+        """Candidates of up to batch_size windows; a short batch is filled up with its last window."""
+        rows = [batch[min(row, len(batch) - 1)] for row in range(self._batch_size)]
+        arrays = {name: np.stack([getattr(window, name) for window in rows]) for name in ("frames", "valid")}
+        return self._candidates(self._params, jax.device_put(arrays, self._sharding))
+
+    def _collect(self, batch: list[WindowFrames], candidates: dict, path: pathlib.Path) -> list[Detections]:
+        rows = jax.device_get(candidates)
+        to_detections = postprocess if self._sliding else postprocess_video
+        try:
+            return [
+                to_detections(
+                    *(rows[name][row] for name in ("segments", "scores", "valid")), window.grid, self._settings
+                )
+                for row, window in enumerate(batch)
+            ]
+        except TadjaxError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def load(workdir: str | os.PathLike[str], config: Any = None) -> Predictor:
+    """The best checkpoint of a run, on this machine's devices; `config` instead of the run's own, if given.
+
+    Raises ConfigError, DataError or WeightsError, naming what the directory lacks.
+    """
+    workdir = pathlib.Path(workdir)
+    config = (configs.load(workdir / "config.json") if config is None else config).copy_and_resolve_references()
+    configs.check(config, configs.reference())
+    with config.unlocked():  # how the run's machine shared its work out says nothing about this one
+        config.mesh.update({axis: 1 for axis in config.mesh})
+        config.mesh.data = -1
+        config.memory.attention = "auto"
+    return Predictor(load_run(config, workdir))
+
+
+def predict_files(
+    config: Any,
+    workdir: pathlib.Path,
+    videos: Sequence[str],
+    *,
+    wanted: Filter = Filter(),
+    output: str = "",
+    ground_truth: str = "",
+) -> list[str]:
+    """--mode=predict: writes OUTPUT/NAME/... for every video (OUTPUT: WORKDIR/predictions); returns the failures.
+
+    videos: files, folders, or glob patterns. A video that cannot be used is one sentence on stderr, and the rest goes
+    on. Of several videos OUTPUT/results.json holds all detections.
+    """
+    paths = find_videos(videos)
+    root = pathlib.Path(output) if output else workdir / "predictions"
+    predictor = load(workdir, config)
+    wanted.check(predictor.classes)
+    truths = read_truths(ground_truth, predictor.classes, config) if ground_truth else {}
+    failures, results = [], {}
+    for path, name in zip(paths, folder_names(paths), strict=True):
+        try:
+            found = predictor.predict(path, **dataclasses.asdict(wanted))
+            found = dataclasses.replace(found, name=name)
+            stem = video_name(path).removeprefix(config.data.prefix)
+            folder = found.save(root / name, truths.get(video_name(path), truths.get(stem)))
+        except TadjaxError as error:
+            failures.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        results[name] = found.detections
+        print(summary(found, folder), flush=True)
+    if len(results) > 1:
+        write_results(root / "results.json", results, predictor.classes)
+        print(f"all detections: {root / 'results.json'}")
+    if failures and len(paths) > 1:
+        print(f"error: {len(failures)} of {len(paths)} videos could not be used", file=sys.stderr)
+    return failures
+
+
+def find_videos(videos: Sequence[str]) -> list[pathlib.Path]:
+    """The files that FILE, DIR or GLOB arguments mean, each once, in order; DataError where one means none."""
+    paths: list[str] = []
+    for pattern in videos:
+        if os.path.isdir(pattern):
+            found = [entry.path for entry in os.scandir(pattern) if entry.name.lower().endswith(EXTENSIONS)]
+            found = sorted(path for path in found if os.path.isfile(path))
+            if not found:
+                raise DataError(f"{pattern}: the folder holds no video file ({', '.join(EXTENSIONS)})")
+        elif os.path.exists(pattern):
+            found = [pattern]
+        else:
+            found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+            if not found:
+                raise DataError(f"{pattern}: no such video file, and no file's name fits it as a pattern")
+        paths += found
+    return [pathlib.Path(path) for path in dict.fromkeys(map(os.path.abspath, paths))]
+
+
+def video_name(path: pathlib.Path) -> str:
+    """A file's name without its extension, as data sets name videos; any text, whatever bytes the name has."""
+    stem = path.stem if path.stem.strip(".") else path.name
+    return os.fsencode(stem).decode("utf-8", "replace")
+
+
+def folder_names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """A name for the results of each video: its own, and where two are the same, with extension and number."""
+    taken: dict[str, pathlib.Path] = {}
+    for path in paths:
+        name = video_name(path)
+        if name in taken:
+            name = f"{name}_{path.suffix.lstrip('.')}" if path.suffix else name
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}_{number}", number + 1
+        taken[unique] = path
+    return list(taken)
+
+
+def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Instances]:
+    """The ground truth of all videos of an annotation file, by name, labels in the order of the model's classes."""
+    database = read_database(path)
+    subsets = sorted({entry["subset"] for entry in database.values() if isinstance(entry, dict) and "subset" in entry})
+    annotations = parse_database(database, subsets, None if config.data.class_agnostic else classes, path)
+    videos = annotations.videos
+    if config.data.class_agnostic:
+        videos = [dataclasses.replace(video, labels=np.zeros_like(video.labels)) for video in videos]
+    return {video.name: video for video in videos}
+
+
+def summary(found: Prediction, folder: pathlib.Path) -> str:
+    """What the terminal shows of a video: its best detections, and where the rest is."""
+    lines = [f"{found.path.name}  {clock(found.duration)}  {len(found)} detections -> {folder / 'report.html'}"]
+    if found.substituted:
+        lines.append(f"  {found.substituted} frames cannot be decoded; their neighbours stood in for them")
+    for start, end, label, score in list(found)[:SHOWN]:
+        lines.append(f"  {clock(start):>9} - {clock(end):>9}  {score:.3f}  {label}")
+    if len(found) > SHOWN:
+        lines.append(f"  ... and {len(found) - SHOWN} more (--min_score, --top_k and --labels choose)")
+    return "\n".join(lines)
+
+
+def _batches(windows: Iterator[WindowFrames], size: int) -> Iterator[list[WindowFrames]]:
+    batch = []
+    for window in windows:
+        batch.append(window)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@contextlib.contextmanager
+def _bar(title: str, duration: float, wanted: bool | None) -> Iterator[Callable[[list[WindowFrames]], None]]:
+    """A progress bar in video time; call what it yields with the windows that are done."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[at]} / " + clock(duration)),
+        TimeRemainingColumn(),
+    )
+    shown = sys.stderr.isatty() if wanted is None else wanted
+    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+        task = bar.add_task(title, total=duration, at=clock(0))
+
+        def advance(windows: list[WindowFrames]) -> None:
+            last = windows[-1]
+            done = float(last.grid.to_seconds(np.float64(np.count_nonzero(last.valid))))
+            bar.update(task, completed=done, at=clock(done))
+
+        yield advance

@@ -1,0 +1,184 @@
+"""Pictures of detections on a time axis.
+
+draw_timeline   a lane for each class: ground truth above, detections below as tall as their score
+draw_proposals  as AdaTAD's Fig. 7 and LoSA's Fig. 3: ground truth above a line and the best proposals of one or several
+                methods below, coloured by their tIoU with it
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tadjax.detections.decode import Detections
+from tadjax.metrics.matching import segment_tiou
+from tadjax.report.exports import write_whole
+
+# Okabe and Ito's palette, without its black and its yellow (too pale on white): told apart by colour-blind readers.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+TRUTH_COLOR = "#333333"
+LANES = 20  # more classes than that do not fit a picture: those with ground truth and the best detections are shown
+FORMATS = (".png", ".svg", ".pdf")
+
+
+class Instances(Protocol):
+    """Ground truth of one video: annotations.Video is one, and so are Detections."""
+
+    @property
+    def segments(self) -> np.ndarray: ...  # [n, 2], seconds
+
+    @property
+    def labels(self) -> np.ndarray: ...  # int [n]
+
+
+def draw_timeline(
+    video: str,
+    duration: float,
+    truth: Instances | None,
+    found: Detections,
+    classes: Sequence[str],
+    path: str | os.PathLike[str],
+) -> None:
+    """The picture of one video's detections, all that are given; the suffix of `path` is .png, .svg or .pdf.
+
+    duration: seconds. truth: None where there is none. Labels are indices into `classes`.
+    """
+    best = _best_scores(found, len(classes))
+    with_truth = np.zeros(len(classes), bool)
+    if truth is not None:
+        with_truth[np.asarray(truth.labels, int)] = True
+    shown = np.flatnonzero((best > 0) | with_truth)
+    left_out = max(0, len(shown) - LANES)
+    shown = np.sort(shown[np.lexsort((-best[shown], ~with_truth[shown]))][:LANES])
+
+    with _style():
+        figure = Figure(figsize=(11, 1.35 + 0.62 * max(1, len(shown))), layout="constrained")
+        axes = figure.add_subplot()
+        for lane, label in enumerate(shown):
+            color = COLORS[label % len(COLORS)]
+            if truth is not None:
+                segments = np.asarray(truth.segments)[np.asarray(truth.labels) == label]
+                _bars(axes, segments, lane - 0.36, 0.2, color=TRUTH_COLOR, label="ground truth")
+            of_class = found[np.asarray(found.labels) == label]
+            order = np.argsort(of_class.scores, kind="stable")  # the best one is drawn last, on top
+            heights = np.maximum(0.52 * of_class.scores[order], 0.02)
+            _bars(axes, of_class.segments[order], lane + 0.4 - heights, heights, color=color, alpha=0.75)
+            axes.axhline(lane + 0.4, color="#bbbbbb", linewidth=0.6, zorder=0)
+        names = [classes[label] for label in shown] or ["no detection"]
+        axes.set_yticks(np.arange(len(names)), names, parse_math=False)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_title(_title(video, found, truth, left_out), loc="left", parse_math=False)
+        _time_axis(axes, 0, duration)
+        _save(figure, path)
+
+
+def draw_proposals(
+    video: str,
+    span: tuple[float, float],
+    truth: Instances,
+    methods: Mapping[str, Detections],
+    classes: Sequence[str],
+    path: str | os.PathLike[str],
+    top_k: int = 20,
+) -> None:
+    """The best proposals of each method between the seconds of `span`, below the ground truth.
+
+    A proposal's colour is the largest tIoU it has with an instance of its own class.
+    """
+    with _style():
+        figure = Figure(figsize=(11, 0.9 + (0.85 + 0.075 * top_k) * len(methods)), layout="constrained")
+        panels = figure.subplots(len(methods), 1, sharex=True, squeeze=False)[:, 0]
+        colors = matplotlib.colormaps["viridis"]
+        segments, labels = np.asarray(truth.segments, np.float64), np.asarray(truth.labels, int)
+        seen = (segments[:, 1] > span[0]) & (segments[:, 0] < span[1])
+        for axes, (method, found) in zip(panels, methods.items(), strict=True):
+            overlaps = (found.segments[:, 1] > span[0]) & (found.segments[:, 0] < span[1])
+            found = found[overlaps]
+            found = found[np.argsort(-found.scores, kind="stable")[:top_k]]
+            tiou = best_tiou(found, segments, labels)
+            _bars(axes, segments[seen], -3.2, 2.6, color="#B2182B")
+            for (start, end), label in zip(segments[seen], labels[seen], strict=True):
+                middle = (max(start, span[0]) + min(end, span[1])) / 2
+                axes.text(middle, -3.7, classes[label], ha="center", va="bottom", fontsize=7, parse_math=False)
+            _bars(axes, found.segments, np.arange(len(found)) + 0.6, 0.8, color=colors(tiou))
+            axes.axhline(0, color="black", linewidth=1.2)
+            axes.set(ylim=(top_k + 1, -7), yticks=[])
+            axes.set_ylabel(method, rotation=0, ha="right", va="center", parse_math=False)
+        panels[0].set_title(
+            f"{video}: ground truth above the line, the best {top_k} proposals below", loc="left", parse_math=False
+        )
+        _time_axis(panels[-1], *span)
+        scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colors)
+        figure.colorbar(scale, ax=list(panels), label="tIoU with the ground truth", fraction=0.025, pad=0.01)
+        _save(figure, path)
+
+
+def best_tiou(found: Detections, segments: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The largest tIoU of each detection with an instance of its class, float64 [n]; 0 where there is none."""
+    tiou = segment_tiou(np.asarray(found.segments, np.float64)[:, None], segments[None])  # [n, instances]
+    same = np.asarray(found.labels)[:, None] == labels[None]
+    return np.max(np.where(same, tiou, 0.0), axis=1, initial=0.0)
+
+
+def _best_scores(found: Detections, classes: int) -> np.ndarray:
+    best = np.zeros(classes)
+    np.maximum.at(best, np.asarray(found.labels, int), found.scores)
+    return best
+
+
+def _bars(axes: Axes, segments: np.ndarray, bottom: np.ndarray | float, height: np.ndarray | float, **look) -> None:
+    """Segments as bars between `bottom` and `bottom + height` (downwards, as the lanes run)."""
+    if len(segments):
+        starts, ends = np.asarray(segments, np.float64).T
+        bottom = np.broadcast_to(bottom, len(segments))
+        axes.bar(starts, height, ends - starts, bottom, align="edge", linewidth=0, **look)
+
+
+def _title(video: str, found: Detections, truth: Instances | None, left_out: int) -> str:
+    title = f"{video}: {len(found)} detections, as tall as their score"
+    if truth is not None:
+        title += f"; {len(truth.labels)} instances of ground truth above (dark)"
+    return title + (f"; {left_out} more classes not shown" if left_out else "")
+
+
+def _time_axis(axes: Axes, start: float, end: float) -> None:
+    axes.set_xlim(start, max(end, start + 1e-3))
+    axes.xaxis.set_major_locator(MaxNLocator(12, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _minutes(second, end - start)))
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _minutes(second: float, span: float) -> str:
+    minutes, rest = divmod(second, 60)
+    text = f"{rest:04.1f}" if span < 10 else f"{rest:02.0f}"
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    """Text stays text in an SVG, and the same picture gives the same bytes."""
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "tadjax", "font.size": 9, "axes.titlesize": 10, "axes.axisbelow": True}
+    ):
+        yield
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    kind = pathlib.Path(path).suffix
+    if kind not in FORMATS:
+        raise ValueError(f"{path}: a picture's name ends in one of {', '.join(FORMATS)}")
+    content = io.BytesIO()
+    figure.savefig(content, format=kind[1:], dpi=150, metadata={"Date": None} if kind == ".svg" else None)
+    write_whole(path, content.getvalue())
