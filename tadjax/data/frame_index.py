@@ -7,6 +7,7 @@ without decoding it: about 8 microseconds a packet and one pass over the file's 
 the latest files and, where a cache directory is given, on disk for all processes.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -236,6 +237,7 @@ def _scan(
     """
     pts, keys, first = [], [], None
     is_intra = intra_test(stream.codec_context)
+    vp8 = stream.codec_context.name == "vp8"
     try:
         for packet in container.demux(stream):
             if first is None:
@@ -244,7 +246,8 @@ def _scan(
                 continue  # the end of the stream
             if packet.is_keyframe and packet.pts is not None and is_intra(packet):
                 keys.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
-            if not (packet.is_discard or _is_invisible(packet, stream)):
+            # Never shown: what an edit list cuts off, and VP8's alternative references (RFC 6386, section 9.1).
+            if not (packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)):
                 pts.append(packet.pts)
     except av.error.FFmpegError as error:
         # The damaged rest of a file; what lies before it counts.
@@ -260,11 +263,6 @@ def _try_decode(decoder: av.VideoCodecContext, packet: av.Packet) -> av.VideoFra
     except av.error.FFmpegError:
         return None
     return frames[0] if frames else None
-
-
-def _is_invisible(packet: av.Packet, stream: av.video.stream.VideoStream) -> bool:
-    """VP8's alternative reference frames are packets of their own that are never shown (RFC 6386, section 9.1)."""
-    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _rate(pts: np.ndarray, time_base: Fraction, nominal: Fraction) -> tuple[Fraction, bool]:
@@ -285,12 +283,17 @@ def _save(file: Path, index: FrameIndex) -> None:
     """Atomic, so that processes that index the same file at once never read half of it."""
     numbers = np.array([int(getattr(index, name)) for name in _NUMBERS], np.int64)
     fractions = np.array([getattr(index, name).as_integer_ratio() for name in _FRACTIONS], np.int64)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
     part = file.with_suffix(f".{os.getpid()}.part")
-    with open(part, "wb") as f:
-        arrays = {name: getattr(index, name) for name in _ARRAYS}
-        np.savez(f, codec=np.array(index.codec), numbers=numbers, fractions=fractions, **arrays)
-    os.replace(part, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as stored:
+            np.savez(stored, codec=np.array(index.codec), numbers=numbers, fractions=fractions, **arrays)
+        os.replace(part, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise DataError(f"{file.parent}: frame indices cannot be kept in this folder ({error.strerror})") from error
 
 
 def _load(file: Path, path: str) -> FrameIndex | None:
@@ -301,7 +304,7 @@ def _load(file: Path, path: str) -> FrameIndex | None:
             fractions = {k: Fraction(*v) for k, v in zip(_FRACTIONS, stored["fractions"].tolist(), strict=True)}
             arrays = {name: stored[name] for name in _ARRAYS}
             codec = stored["codec"].item()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         _log.warning("%s: damaged frame index, making it anew (%s)", file, error)

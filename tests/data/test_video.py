@@ -418,6 +418,12 @@ def test_no_frame_decodes(tmp_path):
         probe(path)
 
 
+def test_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match="file: frame indices cannot be kept in this folder"):
+        frame_index(make(tmp_path / "a.mp4", 3), tmp_path / "file")
+
+
 def test_index_is_cached_on_disk_and_follows_the_file(tmp_path, monkeypatch):
     demuxed = []
     demux = frame_index_module._demux
