@@ -140,8 +140,8 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]], tuple[str, ...]]:
-    streamed = _is_plain_zip(path)
     try:
+        streamed = _is_plain_zip(path)
         with torch.serialization.safe_globals(_HARMLESS):
             if streamed:
                 with FakeTensorMode():  # tensors without numbers, which know where in the file theirs lie
@@ -150,7 +150,7 @@ def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]],
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: {_refusal(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, UnicodeDecodeError) as error:
+    except Exception as error:  # on garbage the reader may raise anything
         raise WeightsError(f"{path}: no checkpoint that PyTorch can read, or truncated ({_line(error)})") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")

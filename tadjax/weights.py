@@ -118,10 +118,10 @@ def check_geometry(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, t
             continue
         fields[field] = None
     if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise WeightsError(
             f"{source} has another geometry than the config (change {', '.join(fields)}): "
-            + "; ".join(problems[:6])
+            + "; ".join(problems[:20])
             + more
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 from convert.layouts import MMACTION_VIT, TIA, TIA_SIDE, under
 from convert.mapping import to_flax, to_torch
 from tadjax.adaptation import inside
+from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
 from tadjax.backbones.vit import MEAN, STD, Vit
 from tadjax.localizer import resize_in_time
@@ -53,12 +54,17 @@ class Model:
         return embedded, first, last + added if self.side else x
 
     def features(self, params: dict, frames: jax.Array, window: int) -> jax.Array:
-        """[B, window, D]; with adapters inside, as training computes them: scanned and rematerialised."""
+        """[B, window, D], as training computes them: layers scanned, memory saved."""
+        memory = inside.Memory()
         if self.side:
-            return resize_in_time(self.backbone.pool(self.outputs(params, frames)[2]), window)
-        trained = dict(adapter=self.adapter, adapter_params=params["adapter"], layers=self.layers)
-        features = inside.run(self.backbone, params["backbone"], frames, memory=inside.Memory(), **trained)
-        return resize_in_time(features, window)
+            side = Side(self.adapter)
+            pooled = side.features(
+                self.backbone, params["backbone"], params["adapter"], frames, layers=self.layers, memory=memory
+            )
+        else:
+            trained = dict(adapter=self.adapter, adapter_params=params["adapter"], layers=self.layers)
+            pooled = inside.run(self.backbone, params["backbone"], frames, memory=memory, **trained)
+        return resize_in_time(pooled, window)
 
 
 def layer_of(stacked: dict, index: int) -> dict:
