@@ -52,19 +52,26 @@ WHOLE = Share()
 
 
 def share_of(sharding: Sharding, batch_size: int) -> Share:
-    """The share that this process must load, so that its devices get their rows under `sharding`.
+    """The share that this process must load, so that its devices get their rows of a batch under `sharding`.
 
     Processes whose devices hold the same rows (the clips of one window spread over hosts) get the same share.
+    ConfigError if the rows cannot be split evenly over the devices, or the devices' parts do not make equal shares.
     """
-    held = [index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
-    start, stop = min(h[0] for h in held), max(h[1] for h in held)
-    rows = stop - start
-    if len({row for h in held for row in range(*h)}) != rows or start % rows or batch_size % rows:
+    try:
+        parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    except ValueError as error:
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be split evenly over the mesh's data axis; set config.optim.batch_size and "
+            "config.evaluation.batch_size to multiples of config.mesh.data"
+        ) from error
+    held = sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+    start, size = held[0], len(held)
+    if held != list(range(start, start + size)) or start % size or batch_size % size:
         raise ConfigError(
             f"a batch of {batch_size} is not shared out evenly to the processes: number {jax.process_index()} has rows "
-            f"{start} to {stop - 1}; choose config.mesh.data such that all hold as many"
+            f"{held}; choose config.mesh.data such that each process has as many"
         )
-    return Share(start // rows, batch_size // rows)
+    return Share(start // size, batch_size // size)
 
 
 class Batches(Iterator[Batch]):
@@ -76,8 +83,9 @@ class Batches(Iterator[Batch]):
 
     waited = 0.0  # seconds that the last batch kept its caller waiting
 
-    def __init__(self, dataset: grain.IterDataset, length: int | None, ahead: int = 0):
+    def __init__(self, dataset: grain.IterDataset, batch_size: int, length: int | None, ahead: int = 0):
         self.dataset = dataset
+        self.batch_size = batch_size  # rows of the global batch
         self.length = length  # batches; None: endless
         self._ahead = ahead  # batches that a thread holds ready
         self._open: list[grain.DatasetIterator] = []  # the iterator, while there is one
@@ -179,21 +187,23 @@ def to_device(batches: Batches, sharding: Sharding | Mapping[str, Sharding], ahe
     """
 
     def put(batch: Batch) -> Batch:
-        return {name: _put(rows, _named(sharding, name)) for name, rows in batch.items()}
+        return {
+            name: _put(rows, batches.batch_size, sharding[name] if isinstance(sharding, Mapping) else sharding)
+            for name, rows in batch.items()
+        }
 
-    moved = Batches(batches.dataset.map(put), batches.length, ahead)
+    moved = Batches(batches.dataset.map(put), batches.batch_size, batches.length, ahead)
     moved.start()
     return moved
 
 
-def _named(sharding: Sharding | Mapping[str, Sharding], name: str) -> Sharding:
-    return sharding[name] if isinstance(sharding, Mapping) else sharding
-
-
-def _put(rows: np.ndarray, sharding: Sharding) -> jax.Array:
+def _put(rows: np.ndarray, batch_size: int, sharding: Sharding) -> jax.Array:
     if sharding.is_fully_addressable:
         return jax.device_put(rows, sharding)
-    return jax.make_array_from_process_local_data(sharding, rows)
+    # The global shape tells JAX that only rows are shared out: every process has all frames of a window, even where the
+    # devices of several hold its clips.
+    with jax.transfer_guard_host_to_device("allow"):  # a transfer that is meant, though the function is not explicit
+        return jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
 
 
 class _Numbered(Protocol):
@@ -240,7 +250,7 @@ def _batches(
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
     dataset = dataset.batch(len(rows), drop_remainder=True, batch_fn=_stack)
-    return Batches(dataset, None if stop_step is None else stop_step - start_step)
+    return Batches(dataset, batch_size, None if stop_step is None else stop_step - start_step)
 
 
 def _stack(records: Sequence[Record]) -> Batch:

@@ -4,11 +4,11 @@ import gc
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-import av
 import jax
 import numpy as np
 import pytest
@@ -16,55 +16,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tadjax.data import loader, records
-from tadjax.data.annotations import Video
 from tadjax.data.loader import Share
-from tadjax.data.sampling import Sampling
 from tadjax.errors import ConfigError, DataError
+from tests.data.tiny_videos import SAMPLING, evaluation_set, make_video, train_set
 
-FRAMES = (40, 25, 64, 33, 50)  # of the five videos, at 10 frames a second
-SEGMENTS = ([[0.5, 1.5], [2.0, 3.0]], [[1.0, 2.0]], [[0.5, 1.0], [3.0, 4.5], [5.0, 6.0]], [[1.0, 3.0]], [[2.0, 2.5]])
-SAMPLING = Sampling("random_trunc", feature_length=16, stride=2, crop_ratio=(0.9, 1.0))  # 32 of a video's frames
-SLIDING = Sampling("sliding", feature_length=16, stride=1, overlap=0.5)
-
-
-def gray(frame: int) -> int:
-    return 20 + 3 * frame
-
-
-def write_video(path: pathlib.Path, frames: int, width: int = 32, height: int = 24) -> None:
-    """Frame i is a plane of gray(i), so that a decoded picture tells its number."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"qp": "0", "g": "10"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            picture = np.full((height, width, 3), gray(i), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        container.mux(stream.encode())
-
-
-def make_video(index: int) -> Video:
-    segments = np.array(SEGMENTS[index], np.float64)
-    labels = np.arange(len(segments), dtype=np.int32) % 3
-    return Video(f"clip{index}", "training", FRAMES[index] / 10, FRAMES[index], 10.0, segments, labels)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for i, frames in enumerate(FRAMES):
-        size = (24, 32) if i == 3 else (32, 24)  # video 3 is a portrait
-        write_video(folder / f"clip{i}.mp4", frames, *size)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sources(folder):
-    videos = [make_video(i) for i in range(len(FRAMES))]
-    return records.open_sources(videos, records.find_videos(videos, folder), SAMPLING)
-
-
-def train_set(sources, sampling=SAMPLING, **options) -> records.TrainSet:
-    return records.TrainSet(sources, sampling, **{"seed": 3, "short_side": 24, **options})
+ROOT = str(pathlib.Path(__file__).parents[2])
 
 
 def take(batches, n: int) -> list[dict]:
@@ -98,29 +54,6 @@ def test_a_training_batch_has_the_agreed_entries(sources):
     }
 
 
-def test_frames_and_segments_of_a_record_agree(sources):
-    """Feature step t shows frame start + 2 t, and the segments stand where the annotated seconds are on it."""
-    data = train_set(sources)
-    for n in range(10):
-        record = data.record(n)
-        height, width = record["frame_size"]
-        assert (height, width) == (24, 32)
-        assert bool(record["portrait"]) == (record["video"] == 3)
-        assert not record["frames"][:, height:].any() and not record["frames"][:, :, width:].any()
-        level = record["frames"][:, :height, :width].mean(axis=(1, 2, 3))
-        number = (level - gray(0)) / 3
-        steps = int(record["valid"].sum())
-        start = round(number[0])
-        np.testing.assert_allclose(number[:steps], start + 2 * np.arange(steps), atol=0.7)
-        np.testing.assert_allclose(number[steps:], number[steps - 1], atol=0.01)  # padding repeats the last frame
-        kept = record["segments"][record["segment_valid"]]
-        seconds = (kept * 2 + start) / 10
-        for segment in seconds:
-            overlap = [min(segment[1], e) - max(segment[0], s) for s, e in SEGMENTS[record["video"]]]
-            np.testing.assert_allclose(max(overlap), segment[1] - segment[0], atol=1e-5)
-        assert not record["segments"][~record["segment_valid"]].any()
-
-
 def test_every_video_comes_exactly_once_an_epoch_also_when_the_batch_does_not_divide(sources):
     batches = take(loader.train_batches(train_set(sources), 2), 10)  # 20 records are 4 epochs of 5
     epochs = np.concatenate([batch["video"] for batch in batches]).reshape(4, 5)
@@ -138,13 +71,6 @@ def test_draws_differ_between_epochs_and_seeds_and_repeat_for_the_same(sources):
     by_video = [dict(zip(b["video"].tolist(), b["segments"].tolist(), strict=True)) for b in (first, second)]
     assert by_video[0] != by_video[1]
     assert_same(take(loader.train_batches(train_set(sources), 5), 2), [first, second])
-
-
-def test_the_order_is_the_one_it_has_always_been(sources):
-    """A checkpoint of an older version must go on with the same records: these numbers may never change."""
-    data = train_set(sources)
-    assert [data.locate(n)[1].index for n in range(10)] == [1, 4, 2, 3, 0, 2, 3, 1, 4, 0]
-    assert [int(data.record(n)["augment_seed"]) for n in range(2)] == [106314868, 4006498671]
 
 
 @pytest.mark.parametrize("start", [1, 4, 7])
@@ -186,47 +112,7 @@ def test_workers_change_nothing(sources, workers):
     assert_same(parallel, whole[2:])
 
 
-def test_sliding_windows_of_training_come_once_an_epoch(sources):
-    data = train_set(sources, SLIDING)
-    windows = [data.locate(n)[1:] for n in range(len(data))]
-    listed = {(source.index, window.start) for source, window in windows}
-    assert len(listed) == len(data) == 8  # none of video 3: its 20 frames of action fit into no window of 16
-    assert all(data.record(n)["segment_valid"].any() for n in range(len(data)))
-
-
-def test_max_segments_is_reached_and_never_exceeded(sources):
-    data = train_set(sources)
-    assert data.max_segments == 2  # no window of 3.2 s holds three quarters of each of video 2's three segments
-    counts = [int(data.record(n)["segment_valid"].sum()) for n in range(40)]
-    assert max(counts) == 2
-
-
-def test_segments_that_do_not_fit_are_an_error(sources):
-    data = train_set(sources, max_segments=1)
-    with pytest.raises(DataError, match=r"clip\d.mp4: a window holds 2 segments, but max_segments is 1"):
-        take(loader.train_batches(data, 5), 1)
-
-
-def test_videos_without_segments_are_left_out(folder):
-    empty = Video("clip1", "training", 2.5, 25, 10.0, np.zeros((0, 2)), np.zeros(0, np.int32))
-    videos = [make_video(0), empty]
-    opened = records.open_sources(videos, records.find_videos(videos, folder), SAMPLING)
-    assert len(train_set(opened)) == 1
-    with pytest.raises(DataError, match="none of the 1 training videos"):
-        train_set(opened[1:])
-
-
-def test_a_picture_wider_than_the_canvas_is_refused_with_the_aspect_it_needs(sources):
-    with pytest.raises(ConfigError, match=r"max_aspect is 1.2, but 5 of 5 .* 32 x 24 pixels: set it to 1.334"):
-        train_set(sources, max_aspect=1.2)
-    assert train_set(sources, max_aspect=1.334).canvas == (24, 33)
-
-
 # Evaluation
-
-
-def evaluation_set(sources, sampling=SLIDING) -> records.EvaluationSet:
-    return records.EvaluationSet(sources, sampling, size=16)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -240,20 +126,6 @@ def test_evaluation_covers_every_window_once_and_pads_the_last_batch(sources, co
     np.testing.assert_array_equal(window[real], np.arange(len(data)))
     assert (window[~real] == -1).all() and len(window) % 4 == 0
     assert all(batch["valid"].any(axis=1).all() for share in shares for batch in share)
-
-
-def test_evaluation_windows_reach_every_frame_and_know_their_seconds(sources):
-    data = evaluation_set(sources)
-    seen = {source.index: set() for source in sources}
-    for i, window in enumerate(data.windows):
-        record = data.record(i)
-        assert record["video"] == window.video
-        steps = np.flatnonzero(record["valid"])
-        number = (record["frames"][steps].mean(axis=(1, 2, 3)) - gray(0)) / 3
-        frames = window.grid.to_seconds(steps) * 10
-        np.testing.assert_allclose(number, frames, atol=0.7)  # shades are three levels apart; YUV rounds by one or two
-        seen[window.video] |= set(np.round(frames).astype(int).tolist())
-    assert seen == {source.index: set(range(FRAMES[source.index])) for source in sources}
 
 
 # Devices
@@ -290,52 +162,6 @@ def test_a_single_process_has_the_whole_batch():
 
 
 # What goes wrong
-
-
-def test_missing_videos_are_named_in_one_error(folder):
-    videos = [make_video(0), *(Video(f"gone{i}", "t", 1, 10, 10, np.zeros((0, 2)), np.zeros(0)) for i in range(5))]
-    with pytest.raises(DataError) as error:
-        records.find_videos(videos, folder)
-    text = str(error.value)
-    assert text.startswith(
-        f"{folder}: 5 of 6 videos are missing: gone0; gone1; gone2; and 2 more; put each there as NAME"
-    )
-    assert "the folder holds files such as 'clip0'" in text
-    with pytest.raises(DataError, match="no such folder of videos"):
-        records.find_videos(videos, folder / "none")
-
-
-def test_files_are_found_by_any_usual_extension_and_prefix(tmp_path):
-    for name in ("v_a.MP4", "v_b.c.webm", "d.mkv", "notes.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "v_e.avi").touch()
-
-    def named(*names):
-        return [Video(name, "t", 1, 10, 10, np.zeros((0, 2)), np.zeros(0)) for name in names]
-
-    found = records.find_videos(named("a", "b.c", "sub/e"), tmp_path, "v_")
-    assert [str(path.relative_to(tmp_path)) for path in found] == ["v_a.MP4", "v_b.c.webm", "sub/v_e.avi"]
-    assert records.find_videos(named("d"), tmp_path) == [tmp_path / "d.mkv"]
-    for name in ("../d", "/etc/passwd"):
-        with pytest.raises(DataError, match="outside"):
-            records.find_videos(named(name), tmp_path)
-    with pytest.raises(DataError, match="outside"):
-        records.find_videos(named("d"), tmp_path, "../")
-    (tmp_path / "d.mp4").touch()
-    with pytest.raises(DataError, match="'d' has 2 files, d.mkv, d.mp4; keep one"):
-        records.find_videos(named("d"), tmp_path)
-
-
-def test_a_file_that_is_no_video_is_reported_before_training(folder, tmp_path):
-    (tmp_path / "clip0.mp4").write_bytes(b"nothing" * 100)
-    (tmp_path / "clip1.mp4").write_bytes(b"")
-    videos = [make_video(0), make_video(1)]
-    paths = records.find_videos(videos, tmp_path)
-    with pytest.raises(
-        DataError, match=r"2 of 2 videos cannot be used: .*clip0.mp4.*clip1.mp4: the video file is empty"
-    ):
-        records.open_sources(videos, paths, SAMPLING)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -416,33 +242,90 @@ def test_workers_end_when_batches_are_closed_or_forgotten(sources):
     assert gone(pids)
 
 
-_ORPHANS = """
-import os, pathlib, signal, sys
+_PARENT = """
+import os, pathlib, signal, sys, time
 sys.path.insert(0, {root!r})
-from tests.data import test_loader as t
-from tadjax.data import loader, records
+from tadjax.data import loader
+from tests.data.test_loader import worker_pids
+from tests.data.tiny_videos import open_videos, train_set
 
 if __name__ == "__main__":
-    folder = pathlib.Path({folder!r})
-    videos = [t.make_video(i) for i in range(5)]
-    sources = records.open_sources(videos, records.find_videos(videos, folder), t.SAMPLING)
-    batches = loader.train_batches(t.train_set(sources), 2, workers=2)
+    batches = loader.train_batches(train_set(open_videos(pathlib.Path({folder!r}))), 2, workers=2)
     next(batches)
-    print(*t.worker_pids(), flush=True)
+    print(*worker_pids(), flush=True)
     {end}
 """
 
 
-@linux
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(5)"])
-def test_no_worker_outlives_its_parent(folder, tmp_path, end):
-    root = str(pathlib.Path(__file__).parents[2])
+def run_parent(folder, tmp_path, end: str, status: int) -> set[int]:
+    """Runs a script with two workers that ends as `end` says; the process ids of its workers."""
     script = tmp_path / "run.py"
-    script.write_text(_ORPHANS.format(root=root, folder=str(folder), end=end))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == (5 if "exit" in end else -signal.SIGKILL), done.stderr
-    pids = {int(pid) for pid in done.stdout.split()}
-    assert len(pids) == 2
-    assert gone(pids)
-    if "exit" in end:
-        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    script.write_text(_PARENT.format(root=ROOT, folder=str(folder), end=end))
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, start_new_session=True)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    return {int(pid) for pid in done.stdout.split()}
+
+
+@linux
+def test_no_worker_outlives_a_killed_parent(folder, tmp_path):
+    pids = run_parent(folder, tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL)
+    assert len(pids) == 2 and gone(pids)
+
+
+@linux
+def test_a_signal_to_all_processes_leaves_the_parent_time_to_save(folder, tmp_path):
+    """As schedulers send it. The workers go on, and end with a parent that closes nothing."""
+    end = "signal.signal(15, lambda *_: None); os.killpg(0, 15); time.sleep(1); [*zip(range(20), batches)]; sys.exit(5)"
+    pids = run_parent(folder, tmp_path, end, 5)
+    assert len(pids) == 2 and gone(pids)
+
+
+_PROCESS = """
+import pathlib, sys
+sys.path.insert(0, {root!r})
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize("localhost:{port}", num_processes=2, process_id=int(sys.argv[1]))
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tadjax.data import loader
+from tests.data.test_loader import assert_same, take
+from tests.data.tiny_videos import open_videos, train_set
+
+jax.config.update("jax_transfer_guard", "disallow")
+data = train_set(open_videos(pathlib.Path({folder!r})))
+for shape in ((4, 1), (2, 2), (1, 4)):
+    mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "clip"))
+    sharding = dict.fromkeys(data.record(0), NamedSharding(mesh, P("data")))
+    sharding["frames"] = NamedSharding(mesh, P("data", "clip"))
+    share = loader.share_of(sharding["valid"], 4)
+    with loader.to_device(loader.train_batches(data, 4, share=share), sharding) as batches:
+        batch = next(batches)
+    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(batch)
+    whole = {{name: jax.device_get(array.addressable_data(0)) for name, array in whole.items()}}
+    assert_same([whole], take(loader.train_batches(data, 4), 1))
+    print(*share)
+"""
+
+
+def test_two_processes_make_the_global_batch_of_one_on_any_mesh(folder):
+    """Also where the devices of both hold parts of the same windows, by their clips: then both load the same rows."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    code = _PROCESS.format(root=ROOT, folder=str(folder), port=port)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen([sys.executable, "-c", code, str(p)], **pipes) for p in range(2)]
+    try:
+        for p, process in enumerate(running):
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            shares = [line for line in out.splitlines() if line[0].isdigit()]
+            assert shares == [f"{p} 2", f"{p} 2", "0 1"]
+    finally:
+        for process in running:
+            process.kill()
