@@ -1,0 +1,33 @@
+# make demo   sets itself up, makes a small data set of real videos, trains AdaTAD and head-only on it, evaluates, draws
+# make test   sets itself up, runs the tests (make test-slow: the long ones too)
+# make lint   checks format and style
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m tadjax.demo --workdir=runs/demo
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+$(VENV)/.ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; give one with make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
