@@ -12,10 +12,10 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m tadjax.demo --workdir=runs/demo
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .

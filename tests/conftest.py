@@ -1,0 +1,82 @@
+"""What all tests share: JAX on the CPU, compiled programs kept between processes, and a small data set of real files."""
+
+import json
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import numpy as np
+import pytest
+
+CLASSES = ("left", "right", "still")
+FPS = 10
+
+
+def write_moving_square(path: pathlib.Path, frames: int, motion: list[int], size: tuple[int, int] = (48, 40)) -> None:
+    """A bright square on grey that moves by motion[i] pixels after frame i."""
+    import av
+
+    width, height = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "g": "20"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        x = width // 2
+        for i in range(frames):
+            picture = np.full((height, width, 3), 90, np.uint8)
+            picture[12:24, np.arange(x, x + 10) % width] = 230
+            x += motion[i]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> pathlib.Path:
+    """A folder with annotations.json, classes.txt and videos/: five training and two validation videos of 8 to 13 s."""
+    root = tmp_path_factory.mktemp("small_data")
+    (root / "videos").mkdir()
+    rng = np.random.default_rng(0)
+    database = {}
+    for index in range(7):
+        frames = 80 + 9 * index
+        motion, annotations, end = [0] * frames, [], 0
+        while end + 30 < frames:
+            start = end + int(rng.integers(3, 8))
+            end = start + int(rng.integers(12, 22))
+            label = int(rng.integers(0, 2))
+            motion[start:end] = [(-2, 2)[label]] * (end - start)
+            annotations.append({"segment": [start / FPS, end / FPS], "label": CLASSES[label]})
+        name = f"video{index}"
+        write_moving_square(root / "videos" / f"{name}.mp4", frames, motion)
+        database[name] = {
+            "subset": "training" if index < 5 else "validation",
+            "duration": frames / FPS,
+            "frame": frames,
+            "annotations": annotations,
+        }
+    (root / "annotations.json").write_text(json.dumps({"database": database}))
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+def make_small_config(small_data: pathlib.Path):
+    """The flagship's tiny twin on the small data set: 3 steps an epoch, 4 epochs."""
+    from configs import thumos_vitg
+
+    config = thumos_vitg.get_config("tiny")
+    config.data.annotations = str(small_data / "annotations.json")
+    config.data.classes = str(small_data / "classes.txt")
+    config.data.videos = str(small_data / "videos")
+    config.window.stride = 2
+    config.optim.epochs = 4
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 2, 2
+    config.train.checkpoint_every, config.train.log_every = 2, 1
+    return config
+
+
+@pytest.fixture
+def small_config(small_data):
+    return make_small_config(small_data)
