@@ -16,14 +16,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import torch
+from absl import logging
 
 if __name__ == "__main__":  # run as a file: the repository is not on the path
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from convert import runs
 from convert.files import as_torch
+from convert.geometry import geometry
 from convert.layouts import LAYOUTS, Layout
 from convert.mapping import flat, names, plan
 from convert.torch_to_flax import strip
@@ -51,12 +55,27 @@ def read(directory: pathlib.Path) -> Stored:
     return Stored(flat(restore(directory / "params")), unused, info)
 
 
+def read_run(directory: pathlib.Path) -> Stored:
+    """A training run, or a detector that torch_to_flax.py made one; frozen weights that are bfloat16 become float32."""
+    arrays, step, config, localizer = runs.read_run(directory, restore)
+    shapes = {path: array.shape for path, array in arrays.items()}
+    found = geometry(shapes, config.adaptation.method, list(localizer.layers))
+    found["backbone"]["image"] = config.backbone.image
+    if (directory / weights.INFO).exists() and step == 0:  # converted, and not trained since
+        info, unused = weights.read_info(directory), restore(directory / "unused")
+        return Stored({p: a for p, a in arrays.items() if not p.startswith("state/")}, unused, info)
+    arrays = {path: array.astype(np.float32) for path, array in arrays.items()}
+    return Stored(arrays, {}, {"geometry": found, "adapted": list(localizer.layers)})
+
+
 def restore(path: pathlib.Path) -> dict:
     """An Orbax tree as numpy arrays, in the dtypes it was written in."""
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore())
-    except (OSError, ValueError, KeyError) as error:
+            stored = checkpointer.metadata(path.resolve()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is missing or damaged: {line[:300]}") from error
 
@@ -90,8 +109,9 @@ def to_state_dict(stored: Stored, layout: Layout) -> dict[str, torch.Tensor]:
         keys = {name: layout.prefix + name for name in names(shapes, layout.rules, stored.info["adapted"])}
     tensors, arrays = {}, stored.arrays
     for parameter in plan(keys, layout.rules)[0]:
-        for name, tensor in parameter.disassemble(arrays.pop(parameter.path)):
-            tensors[keys[name]] = as_torch(tensor)
+        if parameter.path in arrays:  # a run keeps its state elsewhere
+            for name, tensor in parameter.disassemble(arrays.pop(parameter.path)):
+                tensors[keys[name]] = as_torch(tensor)
     if left := sorted(path for path in arrays if not path.startswith("state/")):
         raise WeightsError(f"layout {layout.name} has no place for {', '.join(left[:6])}")
     if own:
@@ -144,7 +164,7 @@ def convert(directory: pathlib.Path, output: pathlib.Path, layout_name: str | No
     """Writes `output` and returns the number of tensors in it."""
     if not directory.is_dir():
         raise WeightsError(f"{directory}: no such folder")
-    stored = read(directory)
+    stored = read_run(directory) if (directory / "config.json").exists() else read(directory)
     layout = choose_layout(layout_name, stored)
     wrappers = (stored.info["wrapper"],) if stored.info.get("layout") == layout.name else layout.wrappers
     tensors = to_state_dict(stored, layout)
@@ -158,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=pathlib.Path, help="the file to write")
     parser.add_argument("--layout", help="opentad, or one of " + ", ".join(layout.name for layout in LAYOUTS))
     args = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     try:
         print(f"wrote {convert(args.input, args.output, args.layout)} tensors to {args.output}")
     except TadjaxError as error:

@@ -240,7 +240,7 @@ LAYOUTS = (
         signature=(_OPENTAD + "ladders.adapters.*.down_proj.weight", *_OPENTAD_HEAD),
         rules=under(_OPENTAD, MMACTION_VIT + TIA_SIDE) + ACTIONFORMER,
         drops=under(_OPENTAD, (_POSITIONS,)),
-        adapter="tia_side",
+        adapter="side",
         wrappers=_OPENTAD_WRAPPERS,
         prefix="module.",
     ),

@@ -20,10 +20,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 if __name__ == "__main__":  # run as a file: the repository is not on the path
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from convert import runs
 from convert.files import Checkpoint, StoredTensor, open_checkpoint
 from convert.geometry import geometry
 from convert.layouts import LAYOUTS, PARALLEL_PREFIXES, WRAPPERS, Layout
@@ -152,8 +154,11 @@ def _check_positions(source: Source, name: str, width: int) -> None:
         )
 
 
-def convert(conversion: Conversion, output: str | pathlib.Path) -> None:
-    """Writes the folder that `tadjax.weights` reads; array after array, so that memory holds one of them at a time."""
+def convert(conversion: Conversion, output: str | pathlib.Path, config: Any = None) -> None:
+    """Writes the folder that `tadjax.weights` reads; array after array, so that memory holds one of them at a time.
+
+    With a config the geometry is checked against it, and a detector with a head becomes a run's folder instead.
+    """
     source, report = conversion.source, conversion.report
     read = lambda name: source.tensors[name].read()  # noqa: E731
     arrays = {
@@ -169,9 +174,18 @@ def convert(conversion: Conversion, output: str | pathlib.Path) -> None:
         if name not in placed
     }
     size = sum(array.nbytes for array in [*arrays.values(), *unused.values()])
+    run = None
+    if config is not None:
+        localizer, classes = runs.check_against(config, conversion.shapes, str(source.path))
+        run = (config, classes, localizer) if "head" in conversion.geometry else None
     with new_directory(pathlib.Path(output), size) as folder, concurrent.futures.ThreadPoolExecutor(1) as background:
         digests = background.submit(_digests, source.checkpoint.files)
-        save_tree(folder / "params", arrays)
+        if run is None:
+            save_tree(folder / "params", arrays)
+        else:
+            runs.write_run(folder, *run, arrays)
+            # Runs keep a state of their own; the source's, of its own dtype, stays for the way back.
+            unused |= {source.keys[p.pieces[0].key]: arrays[p.path] for p in conversion.parameters if _is_state(p.path)}
         if unused:
             save_tree(folder / "unused", unused)
         info = {
@@ -186,6 +200,10 @@ def convert(conversion: Conversion, output: str | pathlib.Path) -> None:
             "tensors": [_fate(source, report, name) for name in source.tensors],
         }
         write_json(folder / weights.INFO, info)
+
+
+def _is_state(path: str) -> bool:
+    return path.startswith("state/")
 
 
 def counts(report: Report) -> dict[str, int]:
@@ -269,9 +287,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--allow-missing", action="store_true", help="leave out parameters that the file lacks")
     parser.add_argument("--allow-unknown", action="store_true", help="keep unknown tensors, unused")
-    args = parser.parse_args(argv)
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and not args.config:
+        parser.error(f"unknown arguments {' '.join(overrides)}")
     if not args.list and not (args.input and args.output):
         parser.error("give --input and --output, or --list FILE")
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     try:
         if args.list:
             print(list_file(args.list))
@@ -279,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
         source = detect(args.input, args.layout, args.weights)
         conversion = prepare(source, allow_missing=args.allow_missing, allow_unknown=args.allow_unknown)
         print(describe(conversion))
-        convert(conversion, args.output)
+        convert(conversion, args.output, runs.load_config(args.config, overrides) if args.config else None)
         print(f"wrote {args.output}")
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)

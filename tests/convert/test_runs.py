@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from configs import thumos_vitg_side_1536x224, thumos_vits
+from convert import flax_to_torch, torch_to_flax
+from convert.layouts import LAYOUTS
+from convert.mapping import flat, to_flax, to_torch
+from convert.runs import load_config
+from tadjax import config as configs
+from tadjax.backbones.vit import sine_cosine
+from tadjax.checkpoint import Checkpoints, save_frozen
+from tadjax.errors import ConfigError
+from tadjax.localizer import build
+from tadjax.runs import load_run, write_classes
+from tadjax.training.optimizer import make_optimizer
+from tadjax.training.state import create, split
+from tests.convert.checkpoints import bits, under
+
+CLASSES = ("run", "jump", "swim")
+CASES = {
+    "opentad_adatad": ("configs/thumos_vits.py:tiny", thumos_vits),
+    "opentad_adatad_side": ("configs/thumos_vitg_side_1536x224.py:tiny", thumos_vitg_side_1536x224),
+}
+
+
+@pytest.fixture(params=CASES)
+def detector(request, tmp_path):
+    """(layout, --config, the model, its parameters, an OpenTAD checkpoint of them in tmp_path/x.pth)."""
+    layout = next(layout for layout in LAYOUTS if layout.name == request.param)
+    file, module = CASES[request.param]
+    localizer = build(module.get_config("tiny"), len(CLASSES))
+    params = jax.tree.map(lambda a: np.asarray(a + 0.01), localizer.init(jax.random.key(1)))
+    state_dict = {k: torch.from_numpy(v) for k, v in to_torch(params, layout.rules, localizer.layers).items()}
+    width, grid = localizer.backbone.width, localizer.backbone.image // localizer.backbone.patch
+    vit = "backbone.model.backbone."
+    state_dict[f"{vit}pos_embed"] = torch.from_numpy(sine_cosine(8 * grid * grid, width)[None])
+    if layout.adapter == "tia":
+        state_dict |= {f"{vit}fc_norm.weight": torch.randn(width), f"{vit}fc_norm.bias": torch.randn(width)}
+    state_dict["rpn_head.loss_normalizer"] = torch.tensor(77)
+    saved = {"epoch": 3, "state_dict_ema": under("module.", state_dict)}
+    torch.save(saved, tmp_path / "x.pth")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return layout, file, localizer, params, saved
+
+
+def to_run(tmp_path, file, *overrides):
+    args = ["--input", f"{tmp_path}/x.pth", "--output", f"{tmp_path}/RUN", "--config", file]
+    return torch_to_flax.main([*args, f"--config.data.classes={tmp_path}/classes.txt", *overrides])
+
+
+def test_a_detector_becomes_a_run_and_comes_back_bit_by_bit(detector, tmp_path):
+    _, file, _, params, saved = detector
+    assert to_run(tmp_path, file) == 0
+    run = load_run(configs.load(tmp_path / "RUN" / "config.json"), tmp_path / "RUN")
+    assert run.classes == CLASSES
+    ours = flat(params)
+    for path, got in flat(run.params).items():
+        assert np.array_equal(np.asarray(got), ours[path]), path
+    args = ["--input", f"{tmp_path}/RUN", "--output", f"{tmp_path}/back.pth", "--layout", "opentad"]
+    assert flax_to_torch.main(args) == 0
+    back, want = torch.load(tmp_path / "back.pth")["state_dict_ema"], saved["state_dict_ema"]
+    assert list(back) == list(want)
+    for key in want:
+        assert back[key].dtype == want[key].dtype and bits(back[key]) == bits(want[key]), key
+
+
+def test_training_can_go_on_from_it(detector, tmp_path):
+    """Step 0 is a whole checkpoint: optimizer, head state (the source's loss normaliser), counters."""
+    _, file, localizer, params, _ = detector
+    assert to_run(tmp_path, file) == 0
+    config = configs.load(tmp_path / "RUN" / "config.json")
+    tx = make_optimizer(config.optim, 10)
+    like = create(jax.tree.map(jnp.asarray, params), configs.trained_collections(config), localizer, tx)
+    state = Checkpoints(tmp_path / "RUN").restore(like)
+    assert int(state.step) == 0
+    assert float(state.head_state["loss_normalizer"]) == 77
+    alpha = params["adapter"]["alpha"]
+    assert np.array_equal(state.trained["adapter"]["alpha"], alpha) and np.array_equal(
+        state.ema["adapter"]["alpha"], alpha
+    )
+
+
+def test_a_trained_run_becomes_a_complete_opentad_checkpoint(detector, tmp_path):
+    """Averaged weights; frozen ones as the run kept them (bfloat16), positions and norms that OpenTAD expects added."""
+    layout, file, localizer, params, saved = detector
+    config = load_config(file, [])
+    trained = configs.trained_collections(config)
+    state = create(jax.tree.map(jnp.asarray, params), trained, localizer, make_optimizer(config.optim, 10))
+    state = state.replace(step=jnp.int32(12), ema=jax.tree.map(lambda a: a * 2, state.ema))
+    run = tmp_path / "RUN"
+    run.mkdir()
+    configs.save(config, run / "config.json")
+    write_classes(run, CLASSES)
+    frozen = jax.tree.map(lambda a: a.astype(jnp.bfloat16), split(params, trained)[1])
+    save_frozen(run, frozen)
+    checkpoints = Checkpoints(run)
+    checkpoints.save(state, {"average_mAP": 50.0})
+    checkpoints.close()
+    args = ["--input", str(run), "--output", f"{tmp_path}/y.pth", "--layout", "opentad"]
+    assert flax_to_torch.main(args) == 0
+    written = torch.load(tmp_path / "y.pth")
+    assert set(written) == {"epoch", "state_dict", "state_dict_ema"}
+    assert set(written["state_dict_ema"]) == set(saved["state_dict_ema"])
+    assert {tensor.dtype for tensor in written["state_dict_ema"].values()} == {torch.float32}
+    plain = {key.removeprefix("module."): tensor.numpy() for key, tensor in written["state_dict_ema"].items()}
+    got = flat(to_flax(plain, layout.rules)[0])
+    for path, array in flat(params).items():
+        want = array * 2 if path.split("/")[0] in trained else np.asarray(array.astype(jnp.bfloat16), np.float32)
+        assert np.array_equal(got[path], want), path
+
+
+def test_another_geometry_than_the_config_names_the_fields(detector, tmp_path, capsys):
+    _, file, *_ = detector
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    assert to_run(tmp_path, file, "--config.adaptation.ratio=0.5") == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "head/classification/out/bias is [3] in the weights, [2] in the model" in error
+    assert "config.data.classes" in error and "config.adaptation.ratio" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.txt", "x.pth"]
+
+
+def test_overrides_are_checked():
+    assert load_config("configs/thumos_vits.py:tiny", ["--config.head.convs=(1, 1, 3)"]).head.convs == (1, 1, 3)
+    with pytest.raises(ConfigError, match=r"did you mean config.head.width"):
+        load_config("configs/thumos_vits.py", ["--config.head.widht=3"])
+    with pytest.raises(ConfigError, match="overrides look like"):
+        load_config("configs/thumos_vits.py", ["--verbose"])
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config("configs/nowhere.py", [])
