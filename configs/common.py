@@ -186,6 +186,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.backbone.random_init = True
     if len(config.adaptation.layers):
         config.adaptation.layers = (2, 3)  # the tiny backbone's last half
+    config.memory.clips_per_group = min(config.memory.clips_per_group, 1)
     config.head.width, config.head.max_length = 32, 32
     config.head.convs = (2, 2, 3)
     config.head.regression_ranges = ((0, 4), (4, 8), (8, 16), (16, 10000))

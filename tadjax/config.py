@@ -288,6 +288,19 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
         len(config.adaptation.kernel) != 3 or any(k % 2 == 0 for k in config.adaptation.kernel)
     ):
         yield f"config.adaptation.kernel = {config.adaptation.kernel}: () or three odd numbers (time, height, width)"
+    memory, adaptation = config.memory, config.adaptation
+    if memory.clips_per_group and window.frames // 16 % memory.clips_per_group:
+        yield (
+            f"config.memory.clips_per_group = {memory.clips_per_group}: the {window.frames // 16} clips of "
+            f"config.window.frames = {window.frames} are no whole number of groups"
+        )
+    if adaptation.method == "side" and tuple(adaptation.kernel[1:]) not in ((), (1, 1)) and memory.clips_per_group:
+        yield (
+            f"config.adaptation.kernel = {adaptation.kernel} reaches over space; beside the backbone that needs the "
+            "whole window at once: config.memory.clips_per_group = 0"
+        )
+    if adaptation.losa.width % 4:
+        yield f"config.adaptation.losa.width = {adaptation.losa.width} is no multiple of the 4 attention heads"
     if [n for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp) if n < 1 and n != -1]:
         yield "config.mesh: every axis is a positive number of devices, or -1 for what is left"
     if sum(n == -1 for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp)) > 1:
