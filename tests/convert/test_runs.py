@@ -77,10 +77,18 @@ def test_training_can_go_on_from_it(detector, tmp_path):
     state = Checkpoints(tmp_path / "RUN").restore(like)
     assert int(state.step) == 0
     assert float(state.head_state["loss_normalizer"]) == 77
-    alpha = params["adapter"]["alpha"]
-    assert np.array_equal(state.trained["adapter"]["alpha"], alpha) and np.array_equal(
-        state.ema["adapter"]["alpha"], alpha
-    )
+    for kept in (state.trained, state.ema):
+        assert np.array_equal(kept["adapter"]["alpha"], params["adapter"]["alpha"])
+
+
+def test_frozen_weights_of_a_run_load_as_the_bfloat16_rounding(detector, tmp_path):
+    _, file, _, params, _ = detector
+    assert to_run(tmp_path, file, "--config.dtype=bfloat16") == 0
+    run = load_run(configs.load(tmp_path / "RUN" / "config.json"), tmp_path / "RUN")
+    got = run.params["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]
+    want = params["backbone"]["blocks"]["mlp"]["fc1"]["kernel"].astype(jnp.bfloat16)
+    assert got.dtype == jnp.bfloat16
+    assert np.array_equal(np.asarray(got).view(np.int16), want.view(np.int16))
 
 
 def test_a_trained_run_becomes_a_complete_opentad_checkpoint(detector, tmp_path):
