@@ -210,7 +210,7 @@ def load(workdir: str | os.PathLike[str], config: Any = None) -> Predictor:
     config = (configs.load(workdir / "config.json") if config is None else config).copy_and_resolve_references()
     configs.check(config, configs.reference())
     with config.unlocked():  # how the run's machine shared its work out says nothing about this one
-        config.mesh.update({axis: 1 for axis in config.mesh})
+        config.mesh.update(dict.fromkeys(config.mesh, 1))
         config.mesh.data = -1
         config.memory.attention = "auto"
     return Predictor(load_run(config, workdir))
@@ -230,12 +230,16 @@ def predict_files(
     videos: files, folders, or glob patterns. A video that cannot be used is one sentence on stderr, and the rest goes
     on. Of several videos OUTPUT/results.json holds all detections.
     """
-    paths = find_videos(videos)
+    paths, failures = find_videos(videos)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if not paths:
+        return failures
     root = pathlib.Path(output) if output else workdir / "predictions"
     predictor = load(workdir, config)
     wanted.check(predictor.classes)
     truths = read_truths(ground_truth, predictor.classes, config) if ground_truth else {}
-    failures, results = [], {}
+    results = {}
     for path, name in zip(paths, folder_names(paths), strict=True):
         try:
             found = predictor.predict(path, **dataclasses.asdict(wanted))
@@ -251,28 +255,26 @@ def predict_files(
     if len(results) > 1:
         write_results(root / "results.json", results, predictor.classes)
         print(f"all detections: {root / 'results.json'}")
-    if failures and len(paths) > 1:
-        print(f"error: {len(failures)} of {len(paths)} videos could not be used", file=sys.stderr)
+    if failures and results:
+        print(f"error: {len(failures)} of {len(failures) + len(results)} videos could not be used", file=sys.stderr)
     return failures
 
 
-def find_videos(videos: Sequence[str]) -> list[pathlib.Path]:
-    """The files that FILE, DIR or GLOB arguments mean, each once, in order; DataError where one means none."""
-    paths: list[str] = []
+def find_videos(videos: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
+    """The files that FILE, DIR or GLOB arguments mean, each once, in order; and a sentence for each that means none."""
+    paths, failures = [], []
     for pattern in videos:
         if os.path.isdir(pattern):
-            found = [entry.path for entry in os.scandir(pattern) if entry.name.lower().endswith(EXTENSIONS)]
-            found = sorted(path for path in found if os.path.isfile(path))
-            if not found:
-                raise DataError(f"{pattern}: the folder holds no video file ({', '.join(EXTENSIONS)})")
-        elif os.path.exists(pattern):
-            found = [pattern]
+            found = sorted(os.path.join(pattern, name) for name in os.listdir(pattern))
+            found = [path for path in found if path.lower().endswith(EXTENSIONS) and os.path.isfile(path)]
+            failure = f"{pattern}: the folder holds no video file ({', '.join(EXTENSIONS)})"
         else:
-            found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-            if not found:
-                raise DataError(f"{pattern}: no such video file, and no file's name fits it as a pattern")
+            named = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+            found = [path for path in named if os.path.isfile(path)]
+            failure = f"{pattern}: no such video file, and no file's name fits it as a pattern"
         paths += found
-    return [pathlib.Path(path) for path in dict.fromkeys(map(os.path.abspath, paths))]
+        failures += [] if found else [failure]
+    return [pathlib.Path(path) for path in dict.fromkeys(map(os.path.abspath, paths))], failures
 
 
 def video_name(path: pathlib.Path) -> str:

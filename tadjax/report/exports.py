@@ -46,7 +46,7 @@ def to_vtt(found: Detections, classes: Sequence[str]) -> str:
 
 
 def _cues(found: Detections, classes: Sequence[str]) -> list[tuple[int, int, str]]:
-    """(start, end, text) in milliseconds, by start. Players skip what lasts no time, so one millisecond is the least."""
+    """(start, end, text) in milliseconds, by start. Players skip what lasts no time: one millisecond is the least."""
     cues = []
     for (start, end), label, score in zip(found.segments.tolist(), found.labels, found.scores, strict=True):
         first, last = round(1000 * start), round(1000 * end)

@@ -112,10 +112,10 @@ def draw_proposals(
             axes.axhline(0, color="black", linewidth=1.2)
             axes.set(ylim=(top_k + 1, -7), yticks=[])
             axes.set_ylabel(method, rotation=0, ha="right", va="center", parse_math=False)
+            _time_axis(axes, *span)
         panels[0].set_title(
             f"{video}: ground truth above the line, the best {top_k} proposals below", loc="left", parse_math=False
         )
-        _time_axis(panels[-1], *span)
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colors)
         figure.colorbar(scale, ax=list(panels), label="tIoU with the ground truth", fraction=0.025, pad=0.01)
         _save(figure, path)
@@ -139,7 +139,7 @@ def _bars(axes: Axes, segments: np.ndarray, bottom: np.ndarray | float, height: 
     if len(segments):
         starts, ends = np.asarray(segments, np.float64).T
         bottom = np.broadcast_to(bottom, len(segments))
-        axes.bar(starts, height, ends - starts, bottom, align="edge", linewidth=0, **look)
+        axes.bar(starts, height, ends - starts, bottom, align="edge", edgecolor="white", linewidth=0.5, **look)
 
 
 def _title(video: str, found: Detections, truth: Instances | None, left_out: int) -> str:
