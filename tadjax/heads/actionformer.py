@@ -285,6 +285,25 @@ class ActionFormer(nn.Module):
         return {"loss_normalizer": jnp.float32(self.loss_normalizer)}
 
     @nn.nowrap
+    def pyramid(
+        self,
+        params: dict,
+        features: jax.Array,
+        valid: jax.Array,
+        *,
+        train: bool = False,
+        rng: jax.Array | None = None,
+    ) -> Pyramid:
+        """The network on features [B, T, C_in] and valid bool [B, T] of any length T: padded first, see `pad_sequence`.
+
+        In training it is deterministic without `rng`, in evaluation always.
+        """
+        features, valid = pad_sequence(features, valid, self.max_length, self.length_multiple)
+        deterministic = rng is None or not train
+        rngs = None if deterministic else {"dropout": rng}
+        return self.apply({"params": params}, features, valid, train, deterministic, rngs=rngs)
+
+    @nn.nowrap
     def points(self, pyramid: Pyramid) -> np.ndarray:
         """f32 [P, 4], the points of all levels."""
         return make_points([x.shape[1] for x in pyramid.logits], self.strides, self.regression_ranges)
@@ -314,7 +333,7 @@ class ActionFormer(nn.Module):
             losses: f32 scalars classification, regression (weighted), loss (their sum); finite for every batch.
             state: after this step.
         """
-        pyramid = self._run(params, features, valid, train, rng)
+        pyramid = self.pyramid(params, features, valid, train=train, rng=rng)
         points = self.points(pyramid)
         logits, offsets = jnp.concatenate(pyramid.logits, axis=1), jnp.concatenate(pyramid.offsets, axis=1)
         point_valid = jnp.concatenate(pyramid.valid, axis=1)  # [B, P]
@@ -356,16 +375,9 @@ class ActionFormer(nn.Module):
 
         Returns segments f32 [B, P, 2] in feature steps, scores f32 [B, P, K] after the sigmoid, valid bool [B, P].
         """
-        pyramid = self._run(params, features, valid, train=False, rng=None)
+        pyramid = self.pyramid(params, features, valid)
         return {
             "segments": decode_segments(self.points(pyramid), jnp.concatenate(pyramid.offsets, axis=1)),
             "scores": jax.nn.sigmoid(jnp.concatenate(pyramid.logits, axis=1)),
             "valid": jnp.concatenate(pyramid.valid, axis=1),
         }
-
-    @nn.nowrap
-    def _run(self, params: dict, features: jax.Array, valid: jax.Array, train: bool, rng: jax.Array | None) -> Pyramid:
-        features, valid = pad_sequence(features, valid, self.max_length, self.length_multiple)
-        deterministic = rng is None or not train
-        rngs = None if deterministic else {"dropout": rng}
-        return self.apply({"params": params}, features, valid, train, deterministic, rngs=rngs)

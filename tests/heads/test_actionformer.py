@@ -61,6 +61,7 @@ def jitted(head: ActionFormer):
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("actionformer*.npz")), ids=lambda path: path.stem)
 def test_equals_the_published_code(path: pathlib.Path):
+    """Full and local attention; options: absolute positions, windows by level, smoothing, no stem, similar segments."""
     assert failures(path) == []
 
 
