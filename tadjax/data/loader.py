@@ -8,6 +8,7 @@ A worker process decodes whole records and hands the frames over through shared 
 (2 * prefetch + 2) * workers records is needed there.
 """
 
+import gc
 import multiprocessing
 import os
 import re
@@ -61,8 +62,8 @@ def share_of(sharding: Sharding, batch_size: int) -> Share:
         parts = sharding.addressable_devices_indices_map((batch_size,)).values()
     except ValueError as error:
         raise ConfigError(
-            f"a batch of {batch_size} cannot be split evenly over the mesh's data axis; set config.optim.batch_size and "
-            "config.evaluation.batch_size to multiples of config.mesh.data"
+            f"a batch of {batch_size} cannot be split evenly over the mesh's data axis; "
+            "set config.optim.batch_size and config.evaluation.batch_size to multiples of config.mesh.data"
         ) from error
     held = sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
     start, size = held[0], len(held)
@@ -138,9 +139,13 @@ class Batches(Iterator[Batch]):
 
 
 def _close(open_iterators: list[grain.DatasetIterator]) -> None:
-    """Lets go of the iterator too: Grain's would otherwise be collected after the modules that it needs for it."""
+    """Lets go of the iterator too: Grain's would otherwise be collected after the modules that it needs for it.
+
+    Collects at once because Grain's end of iteration is a reference cycle that holds the last records' shared memory.
+    """
     while open_iterators:
         open_iterators.pop().close()
+    gc.collect()
 
 
 def train_batches(
