@@ -46,7 +46,7 @@ def local_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, 
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
-    """q [..., Tq, H, D], k and v [..., Tk, H, D], allowed [..., Tq or 1, Tk]; a query with no key gets finite numbers."""
+    """q [..., Tq, H, D], k and v [..., Tk, H, D], allowed [..., Tq or 1, Tk]; finite also for a query without keys."""
     scores = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
     # A large finite number: -inf would make NaN of a query that sees no key, and that NaN would survive its masking.
     scores = jnp.where(allowed[..., None, :, :], scores, -1e30)

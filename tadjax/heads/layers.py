@@ -94,7 +94,7 @@ class LevelNorms(nn.Module):
 
 
 class Tower(nn.Module):
-    """`convs` masked convolutions and a predictor with bias, shared by all levels: [B, T_l, C] -> f32 [B, T_l, outputs].
+    """Masked convolutions and a predictor with bias, shared by all levels: [B, T_l, C] -> f32 [B, T_l, outputs].
 
     The predictor runs in float32: boundaries need more than bfloat16's 8 bits. With `scaled`, the outputs are
     distances: level l's are multiplied by a learned scale_l and cut at zero.
