@@ -67,8 +67,10 @@ def find_videos(videos: Sequence[Video], folder: str | os.PathLike[str], prefix:
       DataError: no such folder, missing files (one message for all), two files of one video, or a name outside folder.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder of videos; set config.data.videos to the folder that holds them")
+    if not os.fspath(folder) or not root.is_dir():
+        raise DataError(
+            f"{os.fspath(folder)!r}: no such folder of videos; set config.data.videos to the folder that holds them"
+        )
     listed: dict[Path, dict[str, list[str]]] = {}
     found, missing = [], []
     for video in videos:

@@ -150,8 +150,9 @@ def test_missing_videos_are_named_in_one_error(folder):
         f"{folder}: 5 of 6 videos are missing: gone0; gone1; gone2; and 2 more; put each there as NAME"
     )
     assert "the folder holds files such as 'clip0'" in text
-    with pytest.raises(DataError, match="no such folder of videos"):
-        records.find_videos(videos, folder / "none")
+    for absent in (folder / "none", ""):
+        with pytest.raises(DataError, match="no such folder of videos; set config.data.videos"):
+            records.find_videos(videos, absent)
 
 
 def test_files_are_found_by_any_usual_extension_and_prefix(tmp_path):
