@@ -54,6 +54,8 @@ PAUSE_SECONDS = (0.8, 4.0)  # between actions, and before the first one
 DISTRACTORS = (2, 4)
 DISTRACTOR_SIZE = (0.08, 0.16)  # diameter by the short side
 DISTRACTOR_SPEED = (0.1, 0.3)  # short sides a second
+AIMLESS_SPEED = 0.8  # turns a second of the pre-training clips' actors, at most
+AIMLESS_RATE = (8.0, 20.0)  # frames a second of these clips
 TEXTURE = 256  # side of the background's periodic texture, pixels
 TEXTURE_SPEED = (0.05, 0.2)  # short sides a second
 TEXTURE_ZOOM = 0.2  # the background grows and shrinks by up to this share
@@ -222,6 +224,26 @@ def _hsv(hue, saturation, value) -> np.ndarray:
     return 255 * value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
+def draw_aimless_clip(seed: int, index: int, size: int, frames: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """A short clip to pre-train a backbone on, in which the actor does nothing that is an action.
+
+    It moves along the torus in a direction drawn by chance, all four angles at once, each at its own speed. Looks,
+    backgrounds and distractors are as in the data set (of other seeds). The clip number `index` of a seed is a pure
+    function of the arguments.
+
+    Returns the frames, uint8 [frames, size, size, 3], and how much of each pixel the actor covers, uint8
+    [frames, size, size].
+    """
+    # Scenes of the data set are drawn from (seed, index): the third number keeps these apart from all of them.
+    rng = np.random.default_rng((seed, index, 1))
+    scene = draw_scene(int(rng.integers(2**31, 2**32)), 0)
+    rate = rng.uniform(*AIMLESS_RATE)
+    aimless = Action(0.0, frames / rate, "", rng.uniform(-AIMLESS_SPEED, AIMLESS_SPEED, 4))
+    scene = dataclasses.replace(scene, width=size, height=size, actions=(aimless,))
+    times = np.arange(frames) / rate
+    return np.stack([render(scene, t) for t in times]), np.stack([render_mask(scene, t) for t in times])
+
+
 # --- what is seen ----------------------------------------------------------------------------------------------------
 
 
@@ -244,13 +266,25 @@ def render(scene: Scene, seconds: float) -> np.ndarray:
         x, y = edges - np.abs((distractor.start + distractor.velocity * seconds) % (2 * edges) - edges)
         shape = "disc" if distractor.round else "square"
         _draw(picture, shape, x * short, y * short, distractor.diameter * short, 0.0, distractor.color[None])
+    _draw_actor(picture, scene, seconds, scene.colors)
+    return (picture + 0.5).astype(np.uint8)
+
+
+def render_mask(scene: Scene, seconds: float) -> np.ndarray:
+    """How much of each pixel the actor covers at a time. uint8 [height, width], 255 = all of it"""
+    mask = np.zeros((scene.height, scene.width, 1), np.float32)
+    _draw_actor(mask, scene, seconds, np.full((1, 1), 255.0))
+    return (mask[:, :, 0] + 0.5).astype(np.uint8)
+
+
+def _draw_actor(picture: np.ndarray, scene: Scene, seconds: float, colors: np.ndarray) -> None:
     across, down, size, direction = actor_state(scene, seconds)
+    short = min(scene.width, scene.height)
     smallest, largest = ACTOR_SIZE
     diameter = smallest * (largest / smallest) ** size * short
     x = scene.width / 2 + REACH * short * np.cos(2 * np.pi * across)
     y = scene.height / 2 + REACH * short * np.cos(2 * np.pi * down)
-    _draw(picture, scene.shape, x, y, diameter, direction, scene.colors)
-    return (picture + 0.5).astype(np.uint8)
+    _draw(picture, scene.shape, x, y, diameter, direction, colors)
 
 
 def _background(scene: Scene, seconds: float) -> np.ndarray:

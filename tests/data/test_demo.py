@@ -1,5 +1,6 @@
 """The demo data set: what its files are, and that a single frame tells nothing about the action."""
 
+import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -126,6 +127,26 @@ class TestScenes:
             assert {round(float(scene.fps), 2) for scene in part} == {24, 25, 29.97, 30, 60}
             assert len({(scene.width, scene.height) for scene in part}) == len(demo.SIZES)
         assert all(20 <= scene.duration <= 60 for scene in drawn)
+
+
+class TestAimlessClips:
+    def test_the_mask_is_where_the_picture_shows_the_actor(self):
+        for scene in scenes(6):
+            recolored = dataclasses.replace(scene, colors=255 - scene.colors)
+            seconds = scene.duration / 2
+            changed = np.any(demo.render(scene, seconds) != demo.render(recolored, seconds), axis=2)
+            mask = demo.render_mask(scene, seconds)
+            assert changed[mask == 255].mean() > 0.98  # a colour of the middle, 127 and 128, may stay
+            assert not changed[mask == 0].any()
+
+    def test_a_clip_is_a_function_of_seed_and_number(self):
+        frames, masks = demo.draw_aimless_clip(5, 2, 48)
+        assert frames.shape == (16, 48, 48, 3) and frames.dtype == np.uint8
+        assert masks.shape == (16, 48, 48) and masks.dtype == np.uint8
+        assert 0.01 < (masks / 255).mean() < np.pi / 4 * demo.ACTOR_SIZE[1] ** 2
+        again, _ = demo.draw_aimless_clip(5, 2, 48)
+        np.testing.assert_array_equal(again, frames)
+        assert np.abs(demo.draw_aimless_clip(5, 3, 48)[0].astype(float) - frames).mean() > 10
 
 
 class TestFiles:
