@@ -1,0 +1,235 @@
+"""What a config's training step costs: parameters, operations, memory on a chip, time.
+
+`--mode=profile --topology=v5e:1` compiles the real step (augmentation, forward, backward, optimizer, EMA) for chips
+that need not be there and reads the compiler's plan; parameters are shapes, never numbers. Without --topology the step
+runs on random numbers on the devices at hand, and is measured.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tadjax import config as configs
+from tadjax import flops, topologies
+from tadjax.data.records import canvas_size
+from tadjax.localizer import build
+from tadjax.parallel import mesh as meshes
+from tadjax.runs import abstract_params
+from tadjax.train import view
+from tadjax.training.optimizer import make_optimizer
+from tadjax.training.state import create, make_train_step
+
+CLASSES = 20  # of the head that is profiled; another number changes next to nothing
+SEGMENTS = 64  # annotated in a window
+MEASURED_STEPS = 5
+GIB = 2**30
+
+
+class Step(NamedTuple):
+    """A training step that has not been compiled, and the shapes (with shardings) of its two arguments."""
+
+    function: Any
+    state: Any
+    batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[str, Any]:
+    """Prints the numbers, writes them to workdir/profile.json, and returns them.
+
+    topology: see tadjax/topologies.py; None for the devices at hand. A step that needs more memory than a chip has is a
+    finding, not an error: "fits" is then false. ConfigError for a topology that cannot be described here.
+    """
+    chips = topologies.describe(topology) if topology else topologies.at_hand()
+    mesh = meshes.make_mesh(config.mesh, chips.devices)
+    step = training_step(config, mesh, chips.platform)
+    numbers = {"topology": topology or "at hand", "chip": chips.name, "chips": len(chips.devices)}
+    numbers |= _parameters(config, step) | _operations(config, chips)
+    with chips.compiler():
+        numbers |= _plan(step, chips)
+    if not topology:
+        numbers |= _measure(step, mesh, config.window.frames)
+    numbers["verdict"] = _verdict(config, numbers)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "profile.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(_table(numbers), file=sys.stderr)
+    return numbers
+
+
+def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
+    """The step that tadjax/train.py runs, for `config.optim.batch_size` windows, on a mesh of any devices."""
+    localizer = build(config, CLASSES, platform)
+    tx = make_optimizer(config.optim, 100)
+    trained = configs.trained_collections(config)
+    shapes = jax.eval_shape(
+        lambda params: create(params, trained, localizer, tx), abstract_params(config, localizer, mesh)
+    )
+    placed = meshes.shardings(shapes, mesh)
+    state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, placed)
+    function = jax.jit(
+        make_train_step(
+            localizer,
+            tx,
+            ema_decay=config.optim.ema_decay,
+            accumulate=config.optim.accumulate,
+            view=view(config, mesh),
+            rng_seed=config.seed,
+        ),
+        donate_argnums=0,
+        out_shardings=(placed, None),
+    )
+    return Step(function, state, _batch(config, meshes.batch_sharding(mesh)))
+
+
+def _batch(config: Any, sharding: jax.sharding.Sharding) -> dict[str, jax.ShapeDtypeStruct]:
+    b, t, length = config.optim.batch_size, config.window.frames, config.window.feature_length
+    height, width = canvas_size(config.window.short_side, config.data.max_aspect)
+    shapes = {
+        "frames": ((b, t, height, width, 3), jnp.uint8),
+        "frame_size": ((b, 2), jnp.int32),
+        "portrait": ((b,), jnp.bool_),
+        "augment_seed": ((b,), jnp.uint32),
+        "valid": ((b, length), jnp.bool_),
+        "segments": ((b, SEGMENTS, 2), jnp.float32),
+        "labels": ((b, SEGMENTS), jnp.int32),
+        "segment_valid": ((b, SEGMENTS), jnp.bool_),
+        "video": ((b,), jnp.int32),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape, sharding=sharding) for name, shape in shapes.items()}
+
+
+def _parameters(config: Any, step: Step) -> dict[str, Any]:
+    def count(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    collections = {**step.state.frozen, **step.state.trained}
+    return {
+        "method": config.adaptation.method,
+        "parameters": {name: count(tree) for name, tree in sorted(collections.items())},
+        "parameters_trained": count(step.state.trained),
+    }
+
+
+def _operations(config: Any, chips: topologies.Chips) -> dict[str, Any]:
+    """Operations of a step over all chips, counted on plain attention on one device, and the time that sets."""
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.memory.attention = "xla"
+    one = meshes.make_mesh(configs.ConfigDict(dict(data=1, clip=1, fsdp=1)), jax.devices("cpu")[:1])
+    step = training_step(plain, one, "cpu")
+    total = flops.count(step.function, step.state, step.batch)
+    numbers: dict[str, Any] = {"flops": total}
+    if chips.peak_flops:
+        numbers["seconds_at_peak_flops"] = total / len(chips.devices) / chips.peak_flops
+    return numbers
+
+
+def _plan(step: Step, chips: topologies.Chips) -> dict[str, Any]:
+    """The compiler's memory plan for one chip, in bytes."""
+    start = time.perf_counter()
+    try:
+        compiled = step.function.lower(step.state, step.batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {
+            "peak_bytes_per_chip": topologies.needed_bytes(str(error)),
+            "limit_bytes_per_chip": chips.memory,
+            "fits": False,
+        }
+    memory = compiled.memory_analysis()
+    # Not peak_memory_in_bytes: that one counts the host's memory too. What is donated is counted once.
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    return {
+        "peak_bytes_per_chip": peak,
+        "argument_bytes_per_chip": memory.argument_size_in_bytes,
+        "temporary_bytes_per_chip": memory.temp_size_in_bytes,
+        "output_bytes_per_chip": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "host_bytes_per_chip": memory.host_temp_size_in_bytes,
+        "limit_bytes_per_chip": chips.memory,
+        "fits": not chips.memory or peak <= chips.memory,
+        "compile_seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _measure(step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]:
+    """Runs the step on random numbers: median seconds of a step, frames a second, the allocator's peak."""
+    rng = np.random.default_rng(0)
+
+    def random(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if jnp.issubdtype(shape.dtype, jnp.floating):
+            values = 0.02 * rng.standard_normal(shape.shape, np.float32)
+        else:
+            values = np.zeros(shape.shape)
+        return jax.device_put(values.astype(shape.dtype), shape.sharding)
+
+    state, batch = jax.tree.map(random, step.state), jax.tree.map(random, step.batch)
+    height, width = batch["frames"].shape[2:4]
+    batch["frame_size"] = jax.device_put(batch["frame_size"] + np.array([height, width], np.int32))
+    seconds = []
+    for _ in range(1 + MEASURED_STEPS):  # the first one compiles
+        start = time.perf_counter()
+        state, metrics = step.function(state, batch)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - start)
+    median = float(np.median(seconds[1:]))
+    numbers = {"step_seconds": median, "frames_per_second": batch["frames"].shape[0] * frames / median}
+    used = (mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return numbers | ({} if used is None else {"measured_peak_bytes_per_chip": used})
+
+
+def _verdict(config: Any, numbers: dict[str, Any]) -> str:
+    """One sentence: does it fit, and if not, what would make it fit, cheapest first."""
+    needed, limit = numbers["peak_bytes_per_chip"], numbers["limit_bytes_per_chip"]
+    if needed is None:
+        amount = "more memory than"
+    else:
+        amount = f"{needed / GIB:.2f} GiB of"
+    if not limit:
+        return f"the step needs {needed / GIB:.2f} GiB a device"
+    if numbers["fits"]:
+        return f"fits: the step needs {amount} the {limit / GIB:.2f} GiB a chip"
+    ways = "; then ".join(_remedies(config))
+    return f"does not fit: the step needs {amount} the {limit / GIB:.2f} GiB a chip. Set {ways}"
+
+
+def _remedies(config: Any) -> list[str]:
+    memory, method = config.memory, config.adaptation.method
+    ways = []
+    if not memory.clips_per_group:
+        ways.append("config.memory.clips_per_group=8 (costs next to nothing)")
+    if method in ("side", "losa"):
+        if memory.taps != "recompute":
+            ways.append("config.memory.taps=recompute (a second frozen forward pass)")
+    elif memory.remat != "offload":
+        if memory.remat != "nested":
+            ways.append("config.memory.remat=nested (a third more operations)")
+        ways.append("config.memory.remat=offload (block inputs in host memory)")
+    if config.optim.batch_size > config.optim.accumulate:
+        ways.append("config.optim.accumulate higher (one window at a time)")
+    ways.append("config.mesh.clip higher (a window over several chips)")
+    if method == "tia":
+        ways.append("config.adaptation.method=side (no gradient through the backbone)")
+    return ways
+
+
+def _table(numbers: dict[str, Any]) -> str:
+    def shown(name: str, value: Any) -> str:
+        if "bytes" in name and isinstance(value, int):
+            return f"{value / GIB:.2f} GiB"
+        if name == "flops":
+            return f"{value / 1e12:.1f} T"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    width = max(len(name) for name in numbers)
+    return "\n".join(f"{name:{width}}  {shown(name, value)}" for name, value in numbers.items())
