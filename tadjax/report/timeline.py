@@ -16,16 +16,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from tadjax.detections.decode import Detections
 from tadjax.metrics.matching import segment_tiou
-from tadjax.report.exports import write_whole
+from tadjax.report.exports import clock, write_whole
 
 # Okabe and Ito's palette, without its black and its yellow (too pale on white): told apart by colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 TRUTH_COLOR = "#333333"
 LANES = 20  # more classes than that do not fit a picture: those with ground truth and the best detections are shown
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)  # seconds between two
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -49,7 +50,8 @@ def draw_timeline(
 ) -> None:
     """The picture of one video's detections, all that are given; the suffix of `path` is .png, .svg or .pdf.
 
-    duration: seconds. truth: None where there is none. Labels are indices into `classes`.
+    duration: seconds. truth: None where there is none. Labels are indices into `classes`. The best detection is as tall
+    as its lane, the others by their scores.
     """
     best = _best_scores(found, len(classes))
     with_truth = np.zeros(len(classes), bool)
@@ -62,6 +64,7 @@ def draw_timeline(
     with _style():
         figure = Figure(figsize=(11, 1.35 + 0.62 * max(1, len(shown))), layout="constrained")
         axes = figure.add_subplot()
+        _time_axis(axes, 0, duration)
         for lane, label in enumerate(shown):
             color = COLORS[label % len(COLORS)]
             if truth is not None:
@@ -69,14 +72,13 @@ def draw_timeline(
                 _bars(axes, segments, lane - 0.36, 0.2, color=TRUTH_COLOR, label="ground truth")
             of_class = found[np.asarray(found.labels) == label]
             order = np.argsort(of_class.scores, kind="stable")  # the best one is drawn last, on top
-            heights = np.maximum(0.52 * of_class.scores[order], 0.02)
+            heights = np.maximum(0.52 * of_class.scores[order] / best.max(initial=1e-9), 0.02)
             _bars(axes, of_class.segments[order], lane + 0.4 - heights, heights, color=color, alpha=0.75)
             axes.axhline(lane + 0.4, color="#bbbbbb", linewidth=0.6, zorder=0)
         names = [classes[label] for label in shown] or ["no detection"]
         axes.set_yticks(np.arange(len(names)), names, parse_math=False)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_title(_title(video, found, truth, left_out), loc="left", parse_math=False)
-        _time_axis(axes, 0, duration)
+        axes.set_title(_title(video, best, found, truth, left_out), loc="left", parse_math=False)
         _save(figure, path)
 
 
@@ -104,6 +106,7 @@ def draw_proposals(
             found = found[overlaps]
             found = found[np.argsort(-found.scores, kind="stable")[:top_k]]
             tiou = best_tiou(found, segments, labels)
+            _time_axis(axes, *span)
             _bars(axes, segments[seen], -3.2, 2.6, color="#B2182B")
             for (start, end), label in zip(segments[seen], labels[seen], strict=True):
                 middle = (max(start, span[0]) + min(end, span[1])) / 2
@@ -112,7 +115,6 @@ def draw_proposals(
             axes.axhline(0, color="black", linewidth=1.2)
             axes.set(ylim=(top_k + 1, -7), yticks=[])
             axes.set_ylabel(method, rotation=0, ha="right", va="center", parse_math=False)
-            _time_axis(axes, *span)
         panels[0].set_title(
             f"{video}: ground truth above the line, the best {top_k} proposals below", loc="left", parse_math=False
         )
@@ -135,35 +137,39 @@ def _best_scores(found: Detections, classes: int) -> np.ndarray:
 
 
 def _bars(axes: Axes, segments: np.ndarray, bottom: np.ndarray | float, height: np.ndarray | float, **look) -> None:
-    """Segments as bars between `bottom` and `bottom + height` (downwards, as the lanes run)."""
-    if len(segments):
-        starts, ends = np.asarray(segments, np.float64).T
-        bottom = np.broadcast_to(bottom, len(segments))
-        axes.bar(starts, height, ends - starts, bottom, align="edge", edgecolor="white", linewidth=0.5, **look)
+    """Segments as bars between `bottom` and `bottom + height` (downwards, as the lanes run).
+
+    What is too short to be seen gets the colour as its edge; the others a white one, which parts neighbours.
+    """
+    if not len(segments):
+        return
+    starts, ends = np.asarray(segments, np.float64).T
+    bars = axes.bar(starts, height, ends - starts, np.broadcast_to(bottom, len(starts)), align="edge", **look)
+    thin = (ends - starts) < 0.004 * np.diff(axes.get_xlim())
+    for bar, is_thin in zip(bars, thin, strict=True):
+        bar.set_linewidth(0.8 if is_thin else 0.5)
+        bar.set_edgecolor(bar.get_facecolor() if is_thin else "white")
 
 
-def _title(video: str, found: Detections, truth: Instances | None, left_out: int) -> str:
-    title = f"{video}: {len(found)} detections, as tall as their score"
+def _title(video: str, best: np.ndarray, found: Detections, truth: Instances | None, left_out: int) -> str:
+    title = f"{video}: {len(found)} detections"
+    if len(found):
+        title += f", as tall as their score (best {best.max():.2g})"
     if truth is not None:
         title += f"; {len(truth.labels)} instances of ground truth above (dark)"
     return title + (f"; {left_out} more classes not shown" if left_out else "")
 
 
 def _time_axis(axes: Axes, start: float, end: float) -> None:
-    axes.set_xlim(start, max(end, start + 1e-3))
-    axes.xaxis.set_major_locator(MaxNLocator(12, steps=[1, 1.5, 2, 3, 5, 6, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _minutes(second, end - start)))
+    end = max(end, start + 1e-3)
+    axes.set_xlim(start, end)
+    step = next((step for step in TICKS if step >= (end - start) / 13), 3600 * np.ceil((end - start) / 13 / 3600))
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: clock(second) if step < 1 else clock(second)[:-2]))
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-def _minutes(second: float, span: float) -> str:
-    minutes, rest = divmod(second, 60)
-    text = f"{rest:04.1f}" if span < 10 else f"{rest:02.0f}"
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
 
 
 @contextlib.contextmanager

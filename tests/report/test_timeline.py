@@ -36,7 +36,7 @@ def test_a_lane_holds_truth_and_detections_as_tall_as_their_score(figures):
     assert axes.get_xlim() == (0, 10)
     np.testing.assert_allclose(
         bars(axes),
-        [(1, 3, 0.2), (2, 4, 0.52 * 0.5), (1, 2, 0.52 * 0.8), (6, 8, 0.2), (6, 8.5, 0.52 * 0.2)],
+        [(1, 3, 0.2), (2, 4, 0.52 * 5 / 8), (1, 2, 0.52), (6, 8, 0.2), (6, 8.5, 0.52 / 4)],
     )
 
 
