@@ -45,7 +45,9 @@ _SAFETENSORS_DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 # Plain data that published training checkpoints hold beside their tensors; making them runs no code of the file's.
-_HARMLESS = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.ndarray]
+_NUMPY = {name: getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct")}
+_HARMLESS = [argparse.Namespace, np.dtype, np.ndarray, *_NUMPY.values()]
+_HARMLESS += [(made, f"numpy.core.multiarray.{name}") for name, made in _NUMPY.items()]  # as numpy 1 called them
 _HARMLESS += [type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
 
 
@@ -207,7 +209,10 @@ def _refusal(error: pickle.UnpicklingError) -> str:
     text = str(error)
     if "GLOBAL" in text:
         reason = next(line for line in text.splitlines() if "GLOBAL" in line)
-        return f"loading it would run pickled code, which is refused ({reason.strip()[:160]})"
+        return (
+            f"loading it would run pickled code, which is refused ({reason.strip()[:160]}); "
+            "where you trust its source, save its state dict alone to a new file"
+        )
     return f"no checkpoint that PyTorch can read, or truncated ({_line(error)})"
 
 

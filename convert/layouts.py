@@ -274,9 +274,9 @@ LAYOUTS = (
     ),
     Layout(
         name="videomae",
-        title="VideoMAE and VideoMAEv2, the authors' files",
+        title="VideoMAE and VideoMAEv2, the authors' files (also on the Hugging Face hub)",
         signature=("patch_embed.proj.weight", "blocks.*.attn.q_bias", "blocks.*.mlp.fc1.weight"),
-        prefixes=("backbone.", "encoder."),
+        prefixes=("model.", "backbone.", "encoder."),
         rules=VIDEOMAE,
         drops=VIDEOMAE_DROPS,
         wrappers=("module",),

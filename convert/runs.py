@@ -18,7 +18,7 @@ from tadjax import config as configs
 from tadjax import weights
 from tadjax.checkpoint import Checkpoints
 from tadjax.data.annotations import read_classes
-from tadjax.errors import ConfigError
+from tadjax.errors import ConfigError, WeightsError
 from tadjax.localizer import Localizer, build
 from tadjax.runs import decide_classes, write_classes
 from tadjax.training.optimizer import make_optimizer
@@ -51,15 +51,26 @@ def _literal(text: str) -> Any:
         return text  # the check of the config says what is wrong with it
 
 
-def check_against(config: Any, shapes: dict[str, tuple[int, ...]], source: str) -> tuple[Localizer, tuple[str, ...]]:
+def check_against(
+    config: Any, shapes: dict[str, tuple[int, ...]], geometry: dict[str, Any], source: str
+) -> tuple[Localizer, tuple[str, ...]]:
     """The config's model and classes; WeightsError lists what of the source is of another geometry, and the fields."""
-    collections = {path.partition("/")[0] for path in shapes} - {"state"}
-    classes = class_names(config) if "head" in collections else ("",)
+    whole = "head" in geometry
+    classes = class_names(config) if whole else ("",)
     localizer = build(config, len(classes))
     wanted = jax.eval_shape(localizer.init, jax.random.key(0))
-    wanted = {name: tree for name, tree in wanted.items() if name in collections or "head" in collections}
+    wanted = {name: tree for name, tree in wanted.items() if whole or name in geometry}
     ours = {path: shape for path, shape in shapes.items() if not path.startswith("state/")}
     weights.check_geometry(ours, weights.shapes(wanted), source)
+    # What no shape tells.
+    layers, image = geometry.get("adapter", {}).get("layers"), geometry.get("backbone", {}).get("image")
+    if layers is not None and tuple(layers) != localizer.layers:
+        raise WeightsError(f"{source} adapts layers {layers}, config.adaptation.layers says {list(localizer.layers)}")
+    if image is not None and image != config.backbone.image:
+        raise WeightsError(
+            f"{source}: its positions are those of pictures of {image} x {image} pixels; "
+            f"config.backbone.image = {config.backbone.image}"
+        )
     return localizer, classes
 
 

@@ -176,7 +176,7 @@ def convert(conversion: Conversion, output: str | pathlib.Path, config: Any = No
     size = sum(array.nbytes for array in [*arrays.values(), *unused.values()])
     run = None
     if config is not None:
-        localizer, classes = runs.check_against(config, conversion.shapes, str(source.path))
+        localizer, classes = runs.check_against(config, conversion.shapes, conversion.geometry, str(source.path))
         run = (config, classes, localizer) if "head" in conversion.geometry else None
     with new_directory(pathlib.Path(output), size) as folder, concurrent.futures.ThreadPoolExecutor(1) as background:
         digests = background.submit(_digests, source.checkpoint.files)

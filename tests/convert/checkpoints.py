@@ -157,6 +157,7 @@ def all_layouts() -> dict[str, tuple[str, str, dict]]:
             "vit.pth",
             {"model": under("_orig_mod.backbone.", {k: v.half() for k, v in official.items()}), "epoch": 3},
         ),
+        "official, on the hub": ("videomae", "model.safetensors", under("model.", official)),
         "official, bfloat16": ("videomae", "vit.pth", {"model": {k: v.bfloat16() for k, v in official.items()}}),
         "pre-training": ("videomae", "vit.pth", {"model": pretraining, "args": None}),
         "mmaction2": ("mmaction", "vit.pth", {"state_dict": under("backbone.", mmaction) | classifier, "meta": {}}),

@@ -131,6 +131,18 @@ def test_another_geometry_than_the_config_names_the_fields(detector, tmp_path, c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.txt", "x.pth"]
 
 
+def test_what_no_shape_tells_is_checked_too(detector, tmp_path, capsys):
+    layout, file, localizer, *_ = detector
+    assert to_run(tmp_path, file, "--config.backbone.image=112") == 2
+    assert "224 x 224 pixels; config.backbone.image = 112" in capsys.readouterr().err
+    if layout.adapter == "tia":  # beside the backbone the names count adapters, not layers
+        saved = torch.load(tmp_path / "x.pth")["state_dict_ema"]
+        moved = {key: tensor for key, tensor in saved.items() if "blocks.1.adapter" not in key}
+        torch.save({"state_dict": moved}, tmp_path / "x.pth")
+        assert to_run(tmp_path, file, "--config.adaptation.layers=(0, 1, 2)") == 2
+        assert "adapts layers [0, 2, 3], config.adaptation.layers says [0, 1, 2]" in capsys.readouterr().err
+
+
 def test_overrides_are_checked():
     assert load_config("configs/thumos_vits.py:tiny", ["--config.head.convs=(1, 1, 3)"]).head.convs == (1, 1, 3)
     with pytest.raises(ConfigError, match=r"did you mean config.head.width"):

@@ -1,3 +1,4 @@
+import argparse
 import hashlib
 import json
 import os
@@ -137,6 +138,12 @@ class Malicious:
 
     def __reduce__(self):
         return (os.mkdir, (self.witness,))
+
+
+def test_plain_data_of_training_checkpoints_is_no_code(tmp_path):
+    content = {"args": argparse.Namespace(lr=np.float64(1e-3)), "best": np.float32(3), "history": np.arange(3)}
+    torch.save({"module": tensors(vit_shapes()), **content}, tmp_path / "x.pth")
+    assert detect(tmp_path / "x.pth").layout.name == "videomae"
 
 
 @pytest.mark.parametrize("new_format", [True, False])
