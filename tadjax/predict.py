@@ -82,7 +82,7 @@ class Prediction:
     fps: float
     detections: Detections
     classes: tuple[str, ...]
-    substituted: int  # frames that cannot be decoded, for which a neighbour stands in
+    substituted: int  # times that a frame could not be decoded and a neighbour stood in (windows overlap)
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -151,27 +151,20 @@ class Predictor:
         path = pathlib.Path(video)
         index = frame_index(path)
         info = index.info
-        config = self._config
         parts: list[Detections] = []
         substituted = 0
         stream = stream_windows(
             index,
             self._sampling,
-            size=config.window.size,
-            max_missing=config.data.max_missing,
-            threads=decoding_threads(config.data.workers),
+            size=self._config.window.size,
+            max_missing=self._config.data.max_missing,
+            threads=decoding_threads(self._config.data.workers),
         )
         with _bar(path.name, info.duration, progress) as advance:
-            running = None
-            for batch in _batches(stream, self._batch_size):
+            for batch, candidates in self._run(stream):
+                parts += self._collect(batch, candidates, path)
                 substituted += sum(window.substituted for window in batch)
-                started = batch, self._start(batch)
-                if running is not None:  # the device works on this batch while the host collects the last one
-                    parts += self._collect(*running, path)
-                    advance(running[0])
-                running = started
-            parts += self._collect(*running, path)
-            advance(running[0])
+                advance(batch)
         found = merge_windows(parts, self._settings) if self._sliding else Detections.concatenate(parts)
         return Prediction(
             path, video_name(path), info.duration, info.fps, wanted(found, self.classes), self.classes, substituted
@@ -180,6 +173,17 @@ class Predictor:
     @property
     def _sliding(self) -> bool:
         return self._sampling.method == "sliding"
+
+    def _run(self, stream: Iterator[WindowFrames]) -> Iterator[tuple[list[WindowFrames], dict[str, jax.Array]]]:
+        """Batches and their candidates; the device is at work on the next one while the caller looks at this one."""
+        running = None
+        for batch in _batches(stream, self._batch_size):
+            started = batch, self._start(batch)
+            if running is not None:
+                yield running
+            running = started
+        if running is not None:
+            yield running
 
     def _start(self, batch: list[WindowFrames]) -> dict[str, jax.Array]:
         """Candidates of up to batch_size windows; a short batch is filled up with its last window."""
@@ -312,7 +316,7 @@ def summary(found: Prediction, folder: pathlib.Path) -> str:
     """What the terminal shows of a video: its best detections, and where the rest is."""
     lines = [f"{found.path.name}  {clock(found.duration)}  {len(found)} detections -> {folder / 'report.html'}"]
     if found.substituted:
-        lines.append(f"  {found.substituted} frames cannot be decoded; their neighbours stood in for them")
+        lines.append(f"  a frame could not be decoded and a neighbour stood in, {found.substituted} times")
     for start, end, label, score in list(found)[:SHOWN]:
         lines.append(f"  {clock(start):>9} - {clock(end):>9}  {score:.3f}  {label}")
     if len(found) > SHOWN:
