@@ -1,8 +1,9 @@
-"""Train, evaluate and predict from the command line.
+"""Train, evaluate, predict and profile from the command line.
 
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN                    # train, evaluating on the way
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=evaluate
 python -m tadjax.main --workdir=RUN --mode=predict --video=FILE                        # any mp4, mkv, webm, avi
+python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=profile --topology=v5e:1   # does it fit?
 Any leaf of the config can be overridden: --config.optim.head_lr=2e-4
 """
 
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 from tadjax import config as configs
 from tadjax.errors import ConfigError, TadjaxError
 
-MODES = ("train", "evaluate", "predict")
+MODES = ("train", "evaluate", "predict", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; predict reads the workdir's if not given."
@@ -28,6 +29,7 @@ _TOP_K = flags.DEFINE_integer("top_k", 100, "predict: how many detections of a v
 _LABELS = flags.DEFINE_list("labels", [], "predict: only detections with these labels; none for all.")
 _OUTPUT = flags.DEFINE_string("output", "", "predict: where results go; WORKDIR/predictions if not given.")
 _TRUTH = flags.DEFINE_string("ground_truth", "", "predict: annotations to show beside the detections.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "profile: chips to compile for (v5e:1, a100:8); none: those here.")
 
 
 def run() -> int:
@@ -54,6 +56,10 @@ def run() -> int:
         from tadjax.evaluate import evaluate_run
 
         evaluate_run(config, workdir)
+    elif _MODE.value == "profile":
+        from tadjax.profiling import profile
+
+        profile(config, workdir, _TOPOLOGY.value)
     else:
         from tadjax.predict import Filter, predict_files
 

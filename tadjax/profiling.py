@@ -45,15 +45,17 @@ def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[st
     topology: see tadjax/topologies.py; None for the devices at hand. A step that needs more memory than a chip has is a
     finding, not an error: "fits" is then false. ConfigError for a topology that cannot be described here.
     """
+    if topology:
+        jax.config.update("jax_platforms", "cpu")  # compiling for other chips needs none of this machine's
     chips = topologies.describe(topology) if topology else topologies.at_hand()
     mesh = meshes.make_mesh(config.mesh, chips.devices)
     step = training_step(config, mesh, chips.platform)
     numbers = {"topology": topology or "at hand", "chip": chips.name, "chips": len(chips.devices)}
     numbers |= _parameters(config, step) | _operations(config, chips)
-    with chips.compiler():
-        numbers |= _plan(step, chips)
-    if not topology:
-        numbers |= _measure(step, mesh, config.window.frames)
+    compiled, plan = _compile(step, chips)
+    numbers |= plan
+    if not topology and compiled is not None:
+        numbers |= _measure(compiled, step, mesh, config.window.frames)
     numbers["verdict"] = _verdict(config, numbers)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "profile.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -129,19 +131,17 @@ def _operations(config: Any, chips: topologies.Chips) -> dict[str, Any]:
     return numbers
 
 
-def _plan(step: Step, chips: topologies.Chips) -> dict[str, Any]:
-    """The compiler's memory plan for one chip, in bytes."""
+def _compile(step: Step, chips: topologies.Chips) -> tuple[Any, dict[str, Any]]:
+    """(the program, its memory plan for one chip in bytes); the program is None where it does not fit."""
     start = time.perf_counter()
     try:
-        compiled = step.function.lower(step.state, step.batch).compile()
+        with chips.compiler():
+            compiled = step.function.lower(step.state, step.batch).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return {
-            "peak_bytes_per_chip": topologies.needed_bytes(str(error)),
-            "limit_bytes_per_chip": chips.memory,
-            "fits": False,
-        }
+        needed = topologies.needed_bytes(str(error))
+        return None, {"peak_bytes_per_chip": needed, "limit_bytes_per_chip": chips.memory, "fits": False}
     memory = compiled.memory_analysis()
     # Not peak_memory_in_bytes: that one counts the host's memory too. What is donated is counted once.
     peak = (
@@ -150,20 +150,20 @@ def _plan(step: Step, chips: topologies.Chips) -> dict[str, Any]:
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    return {
+    return compiled, {
         "peak_bytes_per_chip": peak,
         "argument_bytes_per_chip": memory.argument_size_in_bytes,
         "temporary_bytes_per_chip": memory.temp_size_in_bytes,
         "output_bytes_per_chip": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "host_bytes_per_chip": memory.host_temp_size_in_bytes,
         "limit_bytes_per_chip": chips.memory,
-        "fits": not chips.memory or peak <= chips.memory,
+        "fits": chips.memory is None or peak <= chips.memory,
         "compile_seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def _measure(step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]:
-    """Runs the step on random numbers: median seconds of a step, frames a second, the allocator's peak."""
+def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]:
+    """Runs the compiled step on random numbers: median seconds of a step, frames a second, the allocator's peak."""
     rng = np.random.default_rng(0)
 
     def random(shape: jax.ShapeDtypeStruct) -> jax.Array:
@@ -177,9 +177,9 @@ def _measure(step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]
     height, width = batch["frames"].shape[2:4]
     batch["frame_size"] = jax.device_put(batch["frame_size"] + np.array([height, width], np.int32))
     seconds = []
-    for _ in range(1 + MEASURED_STEPS):  # the first one compiles
+    for _ in range(1 + MEASURED_STEPS):  # the first one warms up
         start = time.perf_counter()
-        state, metrics = step.function(state, batch)
+        state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - start)
     median = float(np.median(seconds[1:]))
@@ -191,16 +191,12 @@ def _measure(step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]
 def _verdict(config: Any, numbers: dict[str, Any]) -> str:
     """One sentence: does it fit, and if not, what would make it fit, cheapest first."""
     needed, limit = numbers["peak_bytes_per_chip"], numbers["limit_bytes_per_chip"]
-    if needed is None:
-        amount = "more memory than"
-    else:
-        amount = f"{needed / GIB:.2f} GiB of"
-    if not limit:
-        return f"the step needs {needed / GIB:.2f} GiB a device"
+    amount = "more memory than there is" if needed is None else f"{needed / GIB:.2f} GiB a chip"
+    if limit is not None:
+        amount += f" (of {limit / GIB:.2f})"
     if numbers["fits"]:
-        return f"fits: the step needs {amount} the {limit / GIB:.2f} GiB a chip"
-    ways = "; then ".join(_remedies(config))
-    return f"does not fit: the step needs {amount} the {limit / GIB:.2f} GiB a chip. Set {ways}"
+        return f"fits: the step needs {amount}"
+    return f"does not fit: the step needs {amount}. Set {'; then '.join(_remedies(config))}"
 
 
 def _remedies(config: Any) -> list[str]:

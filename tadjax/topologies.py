@@ -70,12 +70,12 @@ GPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Chips:
-    """devices: real or described. memory: bytes a chip, 0 = not known. compiler: entered while compiling for them."""
+    """devices: real or described. memory: bytes a chip, None = not known. compiler: entered while compiling for them."""
 
     name: str
     platform: str  # "cpu", "gpu", "tpu"
     devices: list[Any]
-    memory: int = 0
+    memory: int | None = None
     peak_flops: float = 0.0
     compiler: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
@@ -83,7 +83,7 @@ class Chips:
 def at_hand() -> Chips:
     """The devices of this machine."""
     devices = jax.devices()
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit")
     return Chips(devices[0].device_kind, devices[0].platform, devices, memory)
 
 
