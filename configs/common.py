@@ -29,7 +29,7 @@ def base() -> ConfigDict:
     data.max_missing = 0.05  # share of a window's frames that may fail to decode (the nearest earlier frame stands in)
     data.max_aspect = 16 / 9  # widest picture, long side by short side; sets the size of the training canvas
     data.workers = 8  # decoding processes on this host; 0 decodes in the main process
-    data.prefetch = 2  # batches a worker prepares ahead
+    data.prefetch = 2  # windows a worker prepares ahead, in shared memory (/dev/shm)
 
     config.window = window = ConfigDict()
     window.sampling = "random_trunc"  # in training: random_trunc, sliding, or resize (the whole video to one window)
@@ -188,8 +188,8 @@ def tiny(config: ConfigDict) -> ConfigDict:
         config.adaptation.layers = (2, 3)  # the tiny backbone's last half
     config.memory.clips_per_group = min(config.memory.clips_per_group, 1)
     config.head.width, config.head.max_length = 32, 32
-    config.head.convs = (2, 2, 3)
-    config.head.regression_ranges = ((0, 4), (4, 8), (8, 16), (16, 10000))
+    config.head.convs, config.head.head_convs = (1, 1, 2), 1  # compiling a block takes longer than running it
+    config.head.regression_ranges = ((0, 4), (4, 8), (8, 10000))
     config.optim.epochs, config.optim.warmup_epochs = 1, 0
     config.train.eval_from_epoch = 0
     config.data.workers = 0

@@ -9,15 +9,16 @@ whole checkpoints only.
 """
 
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from tadjax.errors import WeightsError
 from tadjax.training.state import TrainState
+from tadjax.weights import check_geometry, shapes
 
 METRIC = "average_mAP"
 RESUME = ("step", "skipped", "optimizer", "head_state")  # what evaluation does not need
@@ -45,7 +46,9 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         self._manager = ocp.CheckpointManager(
-            self.workdir / "checkpoints", options=options, item_names=("trained", "ema", "resume")
+            self.workdir / "checkpoints",
+            options=options,
+            item_handlers={name: ocp.StandardCheckpointHandler() for name in ("trained", "ema", "resume")},
         )
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
@@ -74,9 +77,8 @@ class Checkpoints:
             try:
                 found = self._manager.restore(step, args=ocp.args.Composite(**items))
             except (OSError, ValueError, KeyError) as error:
-                logging.warning(
-                    "checkpoint %d of %s is damaged and left out: %s", step, self.workdir, _first_line(error)
-                )
+                reason = _first_line(error)
+                print(f"{self.workdir}/checkpoints/{step} is damaged and removed: {reason}", file=sys.stderr)
                 self._manager.delete(step)
                 continue
             return like.replace(trained=found["trained"], ema=found["ema"], **found["resume"])
@@ -93,13 +95,13 @@ class Checkpoints:
                 f"{self.workdir}/checkpoints holds no checkpoint: train first, or give another --workdir"
             )
         item = "ema" if ema else "trained"
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
+        source = f"{self.workdir}/checkpoints/{step}/{item}"
         try:
+            check_geometry(shapes(self._manager.item_metadata(step)[item].tree), shapes(like), source)
+            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
             return self._manager.restore(step, args=args)[item], step
-        except (OSError, ValueError, KeyError) as error:
-            raise WeightsError(
-                f"{self.workdir}/checkpoints/{step}/{item} does not fit this config: {_first_line(error)}"
-            ) from error
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise WeightsError(f"{source} is damaged: {_first_line(error)}") from error
 
     def metrics(self, step: int) -> dict[str, float] | None:
         return self._manager.metrics(step)
@@ -133,9 +135,10 @@ def load_frozen(workdir: pathlib.Path, like: dict) -> dict:
         raise WeightsError(f"{source} does not exist: is {workdir} the --workdir of a run?")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
+            check_geometry(shapes(checkpointer.metadata(source).item_metadata.tree), shapes(like), str(source))
             return checkpointer.restore(source, _abstract(like))
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{source} does not fit this config: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{source} is damaged: {_first_line(error)}") from error
 
 
 def _abstract(tree: Any) -> Any:

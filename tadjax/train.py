@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -15,8 +16,8 @@ from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.annotations import load_annotations
 from tadjax.data.augment import Augmentation, augment
-from tadjax.data.loader import share_of, steps_per_epoch, to_device, train_batches
-from tadjax.data.records import training_set
+from tadjax.data.loader import Batches, share_of, steps_per_epoch, to_device, train_batches
+from tadjax.data.records import TrainSet, training_set
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
@@ -42,43 +43,55 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, float]:
         print(line, file=sys.stderr)
     records = training_set(config, annotations, workdir / "index")
     epoch = steps_per_epoch(records, config.optim.batch_size)
-    last_step = config.optim.epochs * epoch
 
     mesh = meshes.make_mesh(config.mesh)
     localizer = build(config, len(classes))
     evaluator = Evaluator(config, localizer, mesh, classes, workdir / "index")
     tx = make_optimizer(config.optim, epoch)
-    checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last, keep_best=config.train.keep_best)
-    state = initial_state(config, localizer, tx, mesh, workdir, checkpoints)
-    step = int(state.step)
-    print(describe(state, config, len(records), epoch, step), file=sys.stderr)
+    train_step = make_train_step(
+        localizer,
+        tx,
+        ema_decay=config.optim.ema_decay,
+        accumulate=config.optim.accumulate,
+        view=view(config, mesh),
+        rng_seed=config.seed,
+    )
+    keep = {"keep_last": config.train.keep_last, "keep_best": config.train.keep_best}
+    with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints:
+        state = initial_state(config, localizer, tx, mesh, workdir, checkpoints)
+        step = int(state.step)
+        print(describe(state, config, len(records), epoch, step), file=sys.stderr)
+        log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
+        videos = [video.name for video in annotations.videos]
+        with contextlib.closing(Watch(config, workdir, videos, log, schedules(config.optim, epoch))) as watch:
+            batches = load_batches(config, records, mesh, step, config.optim.epochs * epoch)
+            return loop(config, workdir, state, train_step, batches, evaluator, checkpoints, watch, epoch)
 
-    train_step = jax.jit(
-        make_train_step(
-            localizer,
-            tx,
-            ema_decay=config.optim.ema_decay,
-            accumulate=config.optim.accumulate,
-            view=view(config, mesh),
-            rng_seed=config.seed,
-        ),
-        donate_argnums=0,
-    )
-    sharding = meshes.batch_sharding(mesh)
-    loaded = train_batches(
-        records,
-        config.optim.batch_size,
-        start_step=step,
-        stop_step=last_step,
-        share=share_of(sharding, config.optim.batch_size),
-        workers=config.data.workers,
-        prefetch=config.data.prefetch,
-    )
-    log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
-    watch = Watch(config, workdir, [video.name for video in annotations.videos], log, schedules(config.optim, epoch))
+
+def load_batches(config: Any, records: TrainSet, mesh: jax.sharding.Mesh, step: int, last_step: int) -> Batches:
+    """The batches from `step` on, decoded by worker processes and put onto the devices ahead of time."""
+    sharding, size = meshes.batch_sharding(mesh), config.optim.batch_size
+    options = {"workers": config.data.workers, "prefetch": config.data.prefetch, "share": share_of(sharding, size)}
+    return to_device(train_batches(records, size, start_step=step, stop_step=last_step, **options), sharding)
+
+
+def loop(
+    config: Any,
+    workdir: pathlib.Path,
+    state: TrainState,
+    train_step: Callable,
+    batches: Batches,
+    evaluator: Evaluator,
+    checkpoints: Checkpoints,
+    watch: "Watch",
+    epoch: int,
+) -> dict[str, float]:
+    """Step by step from `state` to the last epoch, or to SIGTERM; returns the last evaluation."""
+    train_step = jax.jit(train_step, donate_argnums=0)
     stop = on_sigterm()
+    step, last_step = int(state.step), config.optim.epochs * epoch
     evaluation = checkpoints.metrics(step) or {}
-    with to_device(loaded, sharding) as batches, progress("training", last_step, step) as advance:
+    with batches, progress("training", last_step, step) as advance:
         for batch in batches:
             watch.clock.add("input", batches.waited)
             state, metrics = train_step(state, batch)
@@ -89,19 +102,17 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, float]:
                 with watch.clock("evaluation"):
                     evaluation, detections = evaluator({**state.frozen, **weights_of(state, config)})
                 print(f"step {step} (epoch {step / epoch:g})\n{table(evaluation)}", file=sys.stderr)
-                log.write(step, evaluation)
-                write_results(workdir / "results.json", detections, classes)
+                watch.log.write(step, evaluation)
+                write_results(workdir / "results.json", detections, evaluator.classes)
                 with watch.clock("checkpoint"):
                     checkpoints.save(state, evaluation)
-            elif step % config.train.checkpoint_every == 0 or step == last_step or stop.is_set():
+            elif step % config.train.checkpoint_every == 0 or stop.is_set():
                 with watch.clock("checkpoint"):
                     checkpoints.save(state)
             if stop.is_set():
                 print(f"SIGTERM: saved at step {step}; the same command goes on from there", file=sys.stderr)
                 break
     watch.flush()
-    checkpoints.close()
-    log.close()
     if step == last_step:
         (workdir / "metrics.json").write_text(json.dumps({"step": step, **evaluation}, indent=2) + "\n")
     return evaluation
@@ -162,13 +173,19 @@ class Watch:
 
     def __init__(self, config: Any, workdir: pathlib.Path, videos: list[str], log: MetricsLog, rates: dict):
         self.clock = Clock()
-        self._config, self._workdir, self._videos, self._log, self._rates = config, workdir, videos, log, rates
+        self.log = log
+        self._config, self._workdir, self._videos, self._rates = config, workdir, videos, rates
         self._pending: tuple | None = None
         self._skipped: list[dict] = []
         self._steps = 0
+        self._text = ""
+
+    def close(self) -> None:
+        self.log.close()
 
     def after(self, step: int, metrics: dict, batch: Batch) -> str | None:
         """Takes note of a step; the text for the progress bar, about the step before."""
+        metrics = {**metrics, "substituted_frames": batch["substituted"].sum()}
         previous, self._pending = self._pending, (step, metrics, batch["video"])
         return self._look(*previous) if previous else None
 
@@ -188,12 +205,12 @@ class Watch:
             lap = self.clock.lap()
             rates = {f"lr/{name}": float(rate(step - 1)) for name, rate in self._rates.items()}
             speed = {"steps_per_second": self._steps / lap["seconds/all"]}
-            self._log.write(step, {**numbers, **rates, **speed, **lap})
+            self.log.write(step, {**numbers, **rates, **speed, **lap})
             waiting = 100 * lap.get("seconds/input", 0.0) / lap["seconds/all"]
             self._text = f"{speed['steps_per_second']:.2f} steps/s, {waiting:.0f} % waiting for data"
             self._steps = 0
         lr = self._rates["head_no_decay"](step - 1)
-        return f"loss {numbers['loss']:.4f}, lr {float(lr):.1e}, {getattr(self, '_text', '')}"
+        return f"loss {numbers['loss']:.4f}, lr {float(lr):.1e}, {self._text}"
 
     def _note_skipped(self, step: int, numbers: dict, videos: jax.Array) -> None:
         names = [self._videos[i] for i in jax.device_get(videos)]

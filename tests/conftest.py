@@ -1,4 +1,4 @@
-"""What all tests share: JAX on the CPU, compiled programs kept between processes, and a small data set of real files."""
+"""What all tests share: JAX on the CPU, compiled quickly and kept between processes; a small data set of real files."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The programs are tiny: compiling them takes longer than they run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-import numpy as np
-import pytest
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 CLASSES = ("left", "right", "still")
 FPS = 10

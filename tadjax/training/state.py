@@ -110,7 +110,7 @@ def make_train_step(
             grads = jax.tree.map(lambda g: g / accumulate, grads)
             losses = jax.tree.map(jnp.mean, losses)
 
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(norm)
         updates, optimizer = tx.update(grads, state.optimizer, state.trained)
         trained = optax.apply_updates(state.trained, updates)

@@ -1,0 +1,98 @@
+"""What is kept on disk: the newest and the best, whole states only, and what damaged ones do."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tadjax.checkpoint import METRIC, Checkpoints, load_frozen, save_frozen
+from tadjax.errors import WeightsError
+from tadjax.training.state import TrainState
+
+
+def state_at(step: int) -> TrainState:
+    trained = {"head": {"kernel": jnp.full((3, 2), float(step)), "bias": jnp.ones(2)}}
+    return TrainState(
+        step=jnp.int32(step),
+        skipped=jnp.int32(0),
+        trained=trained,
+        frozen={"backbone": {"kernel": jnp.ones(3, jnp.bfloat16)}},
+        ema=jax.tree.map(lambda a: -a, trained),
+        optimizer=(jnp.int32(step), {"mu": jnp.full(2, step / 3)}),
+        head_state={"loss_normalizer": jnp.float32(step)},
+    )
+
+
+@pytest.fixture
+def saved(tmp_path) -> pathlib.Path:
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_best=1)
+    for step, metric in ((1, None), (2, 50.0), (3, None), (4, 40.0), (5, None), (6, None)):
+        checkpoints.save(state_at(step), None if metric is None else {METRIC: metric})
+    checkpoints.close()
+    return tmp_path
+
+
+def test_the_newest_and_the_best_are_kept(saved):
+    assert Checkpoints(saved).steps() == [2, 5, 6]
+    assert Checkpoints(saved).metrics(2) == {METRIC: 50.0}
+
+
+def test_a_state_comes_back_bit_by_bit(saved):
+    restored = Checkpoints(saved).restore(state_at(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(6))
+
+
+def test_evaluation_reads_averaged_weights_of_the_best(saved):
+    weights, step = Checkpoints(saved).weights(state_at(0).trained)
+    assert step == 2
+    np.testing.assert_array_equal(weights["head"]["kernel"], np.full((3, 2), -2.0))
+    weights, step = Checkpoints(saved).weights(state_at(0).trained, ema=False, best=False)
+    assert step == 6
+    np.testing.assert_array_equal(weights["head"]["kernel"], np.full((3, 2), 6.0))
+
+
+@pytest.mark.parametrize("item", ["trained", "ema", "resume"])
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(saved, item, capsys):
+    for path in (saved / "checkpoints" / "6" / item).rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    checkpoints = Checkpoints(saved)
+    restored = checkpoints.restore(state_at(0))
+    assert int(restored.step) == 5
+    assert f"{saved}/checkpoints/6 is damaged and removed" in capsys.readouterr().err
+    checkpoints.save(state_at(6))
+    checkpoints.close()
+    assert int(Checkpoints(saved).restore(state_at(0)).step) == 6
+
+
+def test_an_unfinished_checkpoint_is_no_checkpoint(saved):
+    (saved / "checkpoints" / "7.orbax-checkpoint-tmp-1").mkdir()
+    assert Checkpoints(saved).steps() == [2, 5, 6]
+
+
+def test_another_geometry_is_one_clear_error(saved):
+    with pytest.raises(
+        WeightsError,
+        match=r"checkpoints/2/ema has another geometry.*head/kernel is \[3, 2\] in the weights, \[3, 4\] in the model",
+    ):
+        Checkpoints(saved).weights({"head": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(2)}})
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(WeightsError, match="holds no checkpoint: train first"):
+        Checkpoints(tmp_path, read_only=True).weights({})
+
+
+def test_the_frozen_collections_are_written_once(tmp_path):
+    frozen = state_at(1).frozen
+    save_frozen(tmp_path, frozen)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "frozen").rglob("*")}
+    save_frozen(tmp_path, jax.tree.map(lambda a: 2 * a, frozen))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "frozen").rglob("*")} == before
+    restored = load_frozen(tmp_path, frozen)
+    assert restored["backbone"]["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(restored["backbone"]["kernel"], frozen["backbone"]["kernel"])
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_frozen(tmp_path / "elsewhere", frozen)

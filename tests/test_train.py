@@ -1,0 +1,163 @@
+"""Training on real files: what a run leaves behind, and that a killed run ends as an undisturbed one."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tadjax import config as configs
+from tadjax.checkpoint import Checkpoints, load_frozen
+from tadjax.errors import ConfigError, TadjaxError
+from tadjax.evaluate import evaluate_run
+from tadjax.runs import load_run
+from tadjax.train import train
+from tests.conftest import ROOT, make_small_config
+
+TIMES = ("seconds/", "steps_per_second")
+
+
+def command(config, workdir: pathlib.Path) -> list[str]:
+    """The command line of a run that differs from the tiny flagship as `config` does."""
+    from configs import thumos_vitg
+
+    plain = dict(configs.fields(thumos_vitg.get_config("tiny")))
+    changed = [f"--config.{name}={value}" for name, value in configs.fields(config) if plain[name] != value]
+    return [
+        sys.executable,
+        "-m",
+        "tadjax.main",
+        "--config=configs/thumos_vitg.py:tiny",
+        f"--workdir={workdir}",
+        *changed,
+    ]
+
+
+def start(config, workdir: pathlib.Path, log) -> subprocess.Popen:
+    return subprocess.Popen(command(config, workdir), cwd=ROOT, stdout=log, stderr=log, env=os.environ)
+
+
+def lines(workdir: pathlib.Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    path = workdir / "metrics.jsonl"
+    numbers = (
+        [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    )
+    return [{name: value for name, value in line.items() if not name.startswith(TIMES)} for line in numbers]
+
+
+def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not any(line["step"] >= step for line in lines(workdir)):
+        assert process.poll() is None, "the run ended before it was to be stopped"
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.05)
+
+
+def arrays(workdir: pathlib.Path, config) -> dict:
+    return jax.tree.map(np.asarray, load_run(config, workdir, best=False).params)
+
+
+def assert_same_bits(a, b) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8)), a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(small_data, tmp_path_factory):
+    """(config, workdir, final metrics) of an undisturbed run of 12 steps."""
+    config = make_small_config(small_data)
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    return config, workdir, train(config, workdir)
+
+
+def test_a_run_leaves_checkpoints_metrics_and_results(finished):
+    config, workdir, metrics = finished
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == list(range(1, 13))
+    assert json.loads((workdir / "metrics.json").read_text()) == {"step": 12, **metrics}
+    assert set(json.loads((workdir / "results.json").read_text())["results"]) == {"video5", "video6"}
+    assert list((workdir / "tensorboard").iterdir())
+    saved = workdir / "checkpoints" / "12"
+    assert {path.name for path in saved.iterdir() if path.is_dir()} >= {"trained", "ema", "resume"}
+    assert not list(saved.rglob("*backbone*")), "the frozen backbone is saved once, in frozen/"
+
+
+def test_only_the_adapter_and_the_head_change(finished):
+    config, workdir, _ = finished
+    run = load_run(config, workdir)
+    start_of = jax.jit(run.localizer.init)(jax.random.key(config.seed))
+    assert_same_bits(jax.tree.map(np.asarray, run.params["backbone"]), jax.tree.map(np.asarray, start_of["backbone"]))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), run.params["adapter"], start_of["adapter"])
+    assert moved["up"]["kernel"] > 0
+    assert set(load_frozen(workdir, {"backbone": run.params["backbone"]})) == {"backbone"}
+
+
+def test_evaluation_of_the_workdir_gives_the_same_numbers(finished):
+    config, workdir, metrics = finished
+    assert (
+        evaluate_run(config, workdir) == pytest.approx(json.loads((workdir / "evaluation.json").read_text()), abs=1e-9)
+        or Checkpoints(workdir, read_only=True).steps()
+    )
+    run = load_run(config, workdir, best=False)
+    assert run.step == 12
+
+
+@pytest.mark.parametrize("killed_at", [3, 8])
+def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, killed_at):
+    config, undisturbed, _ = finished
+    with (tmp_path / "log").open("w") as log:
+        process = start(config, tmp_path / "run", log)
+        wait_for_step(tmp_path / "run", killed_at, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+        assert start(config, tmp_path / "run", log).wait() == 0, (tmp_path / "log").read_text()
+    assert_same_bits(arrays(tmp_path / "run", config), arrays(undisturbed, config))
+    assert lines(tmp_path / "run") == lines(undisturbed)
+
+
+def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
+    config, undisturbed, _ = finished
+    with (tmp_path / "log").open("w") as log:
+        process = start(config, tmp_path / "run", log)
+        wait_for_step(tmp_path / "run", 1, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    saved = Checkpoints(tmp_path / "run", read_only=True).steps()[-1]
+    assert saved == max(line["step"] for line in lines(tmp_path / "run"))
+    assert f"saved at step {saved}" in (tmp_path / "log").read_text()
+    train(config, tmp_path / "run")
+    assert_same_bits(arrays(tmp_path / "run", config), arrays(undisturbed, config))
+
+
+def test_a_workdir_of_another_config_is_refused(finished, small_config):
+    _, workdir, _ = finished
+    small_config.optim.head_lr = 0.5
+    small_config.data.workers = 1  # changes nothing of what is computed
+    with pytest.raises(ConfigError, match=r"optim\.head_lr: 0\.0001 there, 0\.5 here") as error:
+        train(small_config, workdir)
+    assert "workers" not in str(error.value)
+
+
+def test_weights_must_be_named_or_random_ones_wanted(small_config, tmp_path):
+    small_config.backbone.random_init = False
+    small_config.backbone.weights = ""
+    with pytest.raises(ConfigError, match=r"config\.backbone\.weights names no pre-trained weights"):
+        train(small_config, tmp_path)
+
+
+def test_a_run_that_diverges_stops_and_names_its_videos(small_config, tmp_path):
+    small_config.optim.head_lr = 1e30
+    small_config.optim.clip_norm = 0.0
+    small_config.train.max_skipped = 2
+    with pytest.raises(TadjaxError, match="not finite in 2 steps in a row"):
+        train(small_config, tmp_path / "run")
+    noted = json.loads((tmp_path / "run" / "not_finite.json").read_text())
+    assert len(noted) == 2
+    assert all(name.startswith("video") for step in noted for name in step["videos"])
