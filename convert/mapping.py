@@ -200,6 +200,10 @@ def plan(keys: Iterable[str], rules: Iterable[Rule], drops: Iterable[Drop] = ())
                 continue
             piece = Piece(found[rule, index], row if rule.stacked else 0, rule)
             pieces.setdefault(rule.path(index), []).append(piece)
+    for key, path in list(report.mapped.items()):
+        if path in incomplete:
+            del report.mapped[key]
+            report.dropped[key] = f"other tensors of {path} are missing"
     whole = [Parameter(path, tuple(found)) for path, found in pieces.items() if path not in incomplete]
     return whole, report
 

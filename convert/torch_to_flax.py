@@ -124,16 +124,13 @@ def prepare(source: Source, *, allow_missing: bool = False, allow_unknown: bool 
     parameters, report = plan(source.tensors, source.layout.rules, source.layout.drops)
     report.check(str(source.path), allow_missing=allow_missing, allow_unknown=allow_unknown)
     shapes = {p.path: p.shape(lambda name: source.tensors[name].shape) for p in parameters}
-    positions = [name for name in report.dropped if _drop(source.layout, name).positions]
+    globs = [drop.torch for drop in source.layout.drops if drop.positions]
+    positions = [name for name in report.dropped if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
     for name in positions:
         _check_positions(source, name, shapes["backbone/patch_embed/bias"][0])
     rows = source.tensors[positions[0]].shape[1] if positions else None
     found = geometry(shapes, source.layout.adapter, report.adapted, rows)
     return Conversion(source, parameters, report, found, shapes)
-
-
-def _drop(layout: Layout, name: str) -> Any:
-    return next(drop for drop in layout.drops if fnmatch.fnmatchcase(name, drop.torch))
 
 
 def _check_positions(source: Source, name: str, width: int) -> None:

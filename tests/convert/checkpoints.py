@@ -27,16 +27,25 @@ def _linear(name: str, out: int, of: int) -> dict:
     return {f"{name}.weight": (out, of), f"{name}.bias": (out,)}
 
 
-def vit_shapes(fc1: str = "mlp.fc1", fc2: str = "mlp.fc2", embed: str = "patch_embed.proj", depth: int = DEPTH) -> dict:
+def vit_shapes(
+    fc1: str = "mlp.fc1",
+    fc2: str = "mlp.fc2",
+    embed: str = "patch_embed.proj",
+    *,
+    width: int = WIDTH,
+    depth: int = DEPTH,
+    patch: int = PATCH,
+    mlp_width: int = MLP,
+) -> dict:
     """The ViT of VideoMAE's authors; with other names for some layers, of mmaction2."""
-    shapes = {f"{embed}.weight": (WIDTH, 3, 2, PATCH, PATCH), f"{embed}.bias": (WIDTH,)}
+    shapes = {f"{embed}.weight": (width, 3, 2, patch, patch), f"{embed}.bias": (width,)}
     for i in range(depth):
         block = f"blocks.{i}"
-        shapes |= _norm(f"{block}.norm1")
-        shapes |= {f"{block}.attn.q_bias": (WIDTH,), f"{block}.attn.v_bias": (WIDTH,)}
-        shapes |= {f"{block}.attn.qkv.weight": (3 * WIDTH, WIDTH), **_linear(f"{block}.attn.proj", WIDTH, WIDTH)}
-        shapes |= _norm(f"{block}.norm2")
-        shapes |= _linear(f"{block}.{fc1}", MLP, WIDTH) | _linear(f"{block}.{fc2}", WIDTH, MLP)
+        shapes |= _norm(f"{block}.norm1", width)
+        shapes |= {f"{block}.attn.q_bias": (width,), f"{block}.attn.v_bias": (width,)}
+        shapes |= {f"{block}.attn.qkv.weight": (3 * width, width), **_linear(f"{block}.attn.proj", width, width)}
+        shapes |= _norm(f"{block}.norm2", width)
+        shapes |= _linear(f"{block}.{fc1}", mlp_width, width) | _linear(f"{block}.{fc2}", width, mlp_width)
     return shapes
 
 

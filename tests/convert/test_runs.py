@@ -6,18 +6,19 @@ import torch
 
 from configs import thumos_vitg_side_1536x224, thumos_vits
 from convert import flax_to_torch, torch_to_flax
-from convert.layouts import LAYOUTS
+from convert.layouts import LAYOUTS, VIDEOMAE
 from convert.mapping import flat, to_flax, to_torch
 from convert.runs import load_config
 from tadjax import config as configs
-from tadjax.backbones.vit import sine_cosine
+from tadjax.backbones.vit import SIZES, sine_cosine
 from tadjax.checkpoint import Checkpoints, save_frozen
-from tadjax.errors import ConfigError
+from tadjax.errors import ConfigError, WeightsError
 from tadjax.localizer import build
-from tadjax.runs import load_run, write_classes
+from tadjax.parallel.mesh import make_mesh
+from tadjax.runs import initial_params, load_run, write_classes
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, split
-from tests.convert.checkpoints import bits, under
+from tests.convert.checkpoints import bits, tensors, under, vit_shapes
 
 CLASSES = ("run", "jump", "swim")
 CASES = {
@@ -131,6 +132,28 @@ def test_another_geometry_than_the_config_names_the_fields(detector, tmp_path, c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.txt", "x.pth"]
 
 
+def test_training_starts_from_the_bfloat16_rounding_of_the_source(tmp_path):
+    config = thumos_vits.get_config("tiny")
+    size = SIZES[config.backbone.size]
+    dims = {name: size[name] for name in ("width", "depth", "patch", "mlp_width")}
+    official = {k: v.numpy() for k, v in tensors(vit_shapes(**dims)).items()}
+    torch.save({"module": {k: torch.from_numpy(v) for k, v in official.items()}}, tmp_path / "x.pth")
+    assert torch_to_flax.main(["--input", f"{tmp_path}/x.pth", "--output", f"{tmp_path}/vit"]) == 0
+    config.backbone.weights, config.backbone.random_init, config.dtype = f"{tmp_path}/vit", False, "bfloat16"
+    got = initial_params(config, build(config, 3), make_mesh(config.mesh))["backbone"]
+    want = to_flax(official, VIDEOMAE)[0]["backbone"]
+    for path, array in flat(want).items():
+        ours = np.asarray(flat(got)[path])
+        assert ours.dtype == jnp.bfloat16 and np.array_equal(
+            ours.view(np.int16), array.astype(jnp.bfloat16).view(np.int16)
+        )
+    config.backbone.size = "s"
+    with pytest.raises(
+        WeightsError, match=r"change config.backbone.size\): backbone/.* in the weights, .* in the model"
+    ):
+        initial_params(config, build(config, 3), make_mesh(config.mesh))
+
+
 def test_what_no_shape_tells_is_checked_too(detector, tmp_path, capsys):
     layout, file, localizer, *_ = detector
     assert to_run(tmp_path, file, "--config.backbone.image=112") == 2
@@ -144,7 +167,10 @@ def test_what_no_shape_tells_is_checked_too(detector, tmp_path, capsys):
 
 
 def test_overrides_are_checked():
-    assert load_config("configs/thumos_vits.py:tiny", ["--config.head.convs=(1, 1, 3)"]).head.convs == (1, 1, 3)
+    changed = load_config(
+        "configs/thumos_vits.py:tiny", ["--config.window.crop_ratio=(0.5, 0.9)", "--config.head.name=actionformer"]
+    )
+    assert changed.window.crop_ratio == (0.5, 0.9)
     with pytest.raises(ConfigError, match=r"did you mean config.head.width"):
         load_config("configs/thumos_vits.py", ["--config.head.widht=3"])
     with pytest.raises(ConfigError, match="overrides look like"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from convert import torch_to_flax
+from convert.files import Checkpoint, StoredTensor
 from convert.torch_to_flax import detect, prepare
 from tests.convert.checkpoints import CLASSES, DEPTH, HIDDEN, MLP, WIDTH, opentad, tensors, under, vit_shapes
 
@@ -64,10 +65,7 @@ def test_geometry_of_a_detector(tmp_path):
 
 
 def test_a_published_size_is_named_and_brings_its_number_of_heads():
-    shapes = vit_shapes(depth=12)
-    shapes = {k: tuple({WIDTH: 384, 3 * WIDTH: 1152, MLP: 1536, 8: 16}.get(n, n) for n in s) for k, s in shapes.items()}
-    from convert.files import Checkpoint, StoredTensor
-
+    shapes = vit_shapes(width=384, depth=12, patch=16, mlp_width=1536)
     stored = {k: StoredTensor(s, np.dtype(np.float32), pathlib.Path("vit_s.pth")) for k, s in shapes.items()}
     checkpoint = Checkpoint((pathlib.Path("vit_s.pth"),), {"module": stored})
     backbone = prepare(torch_to_flax.recognise(checkpoint)).geometry["backbone"]
@@ -102,6 +100,8 @@ def test_missing_and_unknown_tensors_are_listed(tmp_path, capsys):
     info = json.loads((tmp_path / "out" / "weights.json").read_text())
     assert "backbone/blocks/norm2/bias" not in info["parameters"]  # never a layer of made-up numbers
     assert "backbone/blocks/norm2/scale" in info["parameters"]
+    fates = {line["key"]: line for line in info["tensors"]}
+    assert fates["blocks.0.norm2.bias"]["dropped"] == "other tensors of backbone/blocks/norm2/bias are missing"
 
 
 def test_a_missing_layer_is_missing_and_does_not_shift_the_others(tmp_path, capsys):
