@@ -49,7 +49,12 @@ PARALLEL_PREFIXES = ("module.", "_orig_mod.")
 
 def under(prefix: str, lines: tuple) -> tuple:
     """The same rules (or drops) for tensors whose names start with `prefix`."""
-    return tuple(dataclasses.replace(line, torch=prefix + line.torch) for line in lines)
+
+    def prefixed(line: Rule | Drop) -> Rule | Drop:
+        alias = {"alias": prefix + line.alias} if isinstance(line, Rule) and line.alias else {}
+        return dataclasses.replace(line, torch=prefix + line.torch, **alias)
+
+    return tuple(map(prefixed, lines))
 
 
 # ---- backbones ------------------------------------------------------------------------------------------------------

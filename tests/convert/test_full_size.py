@@ -1,6 +1,7 @@
 """Every published size, random weights in the authors' layout: PyTorch's features of one real clip against ours."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -116,6 +117,7 @@ def test_features_of_a_real_clip(size, tmp_path):
     exact = our_tokens(tmp_path / "vit", size, frames, jnp.float32)
     relative = np.abs(exact - want).max() / np.abs(want).max()
     rounded = our_tokens(tmp_path / "vit", size, frames, jnp.bfloat16)
+    shutil.rmtree(tmp_path / "vit")  # pytest keeps the folders of its last runs
     cosine = (rounded * want).sum(-1) / np.linalg.norm(rounded, axis=-1) / np.linalg.norm(want, axis=-1)
     print(
         f"ViT-{size}: {file_bytes / 1e9:.2f} GB converted in {seconds:.0f} s, peak {peak / 1e9:.2f} GB; "
