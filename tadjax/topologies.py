@@ -70,7 +70,7 @@ GPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Chips:
-    """devices: real or described. memory: bytes a chip, None = not known. compiler: entered while compiling for them."""
+    """devices: real or described. memory: bytes a chip, None if not known. compiler: entered to compile for them."""
 
     name: str
     platform: str  # "cpu", "gpu", "tpu"
