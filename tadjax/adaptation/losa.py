@@ -68,15 +68,15 @@ class Losa:
         count = len(layers)
         params = {
             "conv": {
-                "point": __dense_init(conv_key, count + 1, channels, width),
+                "point": _dense_init(conv_key, count + 1, channels, width),
                 "space": jnp.ones((count + 1, self.grid, self.grid, width)),
             },
             "attention": {
                 name: {
-                    "query": __dense_init(keys[0], count, width, width),
-                    "key": __dense_init(keys[1], count, width, width),
-                    "value": __dense_init(keys[2], count, width, width),
-                    "out": __dense_init(keys[3], count, width, channels),
+                    "query": _dense_init(keys[0], count, width, width),
+                    "key": _dense_init(keys[1], count, width, width),
+                    "value": _dense_init(keys[2], count, width, width),
+                    "out": _dense_init(keys[3], count, width, channels),
                 }
                 for name, keys in zip(self.ranges, jax.random.split(attention_key, (2, 4)), strict=False)
             },
@@ -188,5 +188,5 @@ def _cosine(adapted: jax.Array, f_n: jax.Array, valid: jax.Array | None) -> jax.
     return jax.lax.stop_gradient((a * b).sum(-1, keepdims=True) / jnp.maximum(norms, 1e-12))
 
 
-def __dense_init(key: jax.Array, count: int, inputs: int, outputs: int) -> dict:
+def _dense_init(key: jax.Array, count: int, inputs: int, outputs: int) -> dict:
     return {"kernel": _kernel_init(key, (count, inputs, outputs)), "bias": jnp.zeros((count, outputs))}
