@@ -1,10 +1,12 @@
 """Checks a config before anything is loaded, and says in words what is wrong with it. Imports no JAX, to be fast."""
 
 import difflib
-import importlib.util
+import importlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +17,7 @@ from tadjax.errors import ConfigError
 RUNTIME = (
     "data.annotations",
     "data.classes",
+    "data.blocked",
     "data.videos",
     "data.workers",
     "data.prefetch",
@@ -102,7 +105,11 @@ RULES: dict[str, Rule] = {
     "backbone.size": one_of("s", "b", "l", "h", "g", "tiny", "demo"),
     "backbone.image": positive,
     "backbone.drop_path": within(0, 0.9),
-    "adaptation.method": one_of("none", "full", "tia", "side", "losa"),
+    "adaptation.method": one_of(
+        "none", "full", "tia", "full_tia", "side", "losa", "longlora", "st_adapter", "aim", "unipt"
+    ),
+    "adaptation.st_width": positive,
+    "adaptation.group_steps": positive,
     "adaptation.ratio": within(0, 1, above=True),
     "adaptation.losa.width": within(0),
     "adaptation.losa.ranges": subset_of("short", "long"),
@@ -158,18 +165,24 @@ RULES: dict[str, Rule] = {
     "post.voting_thresh": share,
     "evaluation.rules": one_of("opentad", "activitynet", "epic"),
     "evaluation.batch_size": positive,
+    "classifier.layout": one_of("cuhk", "internvideo", "tcanet", "untrimmednet", "plain"),
+    "classifier.topk": positive,
 }
 
 
 def reference() -> ConfigDict:
-    """All fields with their defaults: configs/common.py beside this package."""
-    path = pathlib.Path(__file__).parents[1] / "configs" / "common.py"
-    spec = importlib.util.spec_from_file_location("tadjax_configs_common", path)
-    if spec is None or not path.exists():
-        raise ConfigError(f"{path} is missing: run from a complete checkout")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.base()
+    """All fields with their defaults."""
+    return shipped("common").base()
+
+
+def shipped(name: str) -> ModuleType:
+    """The module configs/NAME.py of this checkout, wherever the program was started."""
+    root = pathlib.Path(__file__).parents[1]
+    if not (root / "configs" / f"{name}.py").exists():
+        raise ConfigError(f"{root}/configs/{name}.py is missing: run from a complete checkout")
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    return importlib.import_module(f"configs.{name}")
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -288,6 +301,13 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
         len(config.adaptation.kernel) != 3 or any(k % 2 == 0 for k in config.adaptation.kernel)
     ):
         yield f"config.adaptation.kernel = {config.adaptation.kernel}: () or three odd numbers (time, height, width)"
+    if config.classifier.path and not config.data.class_agnostic:
+        yield (
+            f"config.classifier.path = {config.classifier.path!r}: labels come from the video classifier only with "
+            "config.data.class_agnostic = True; this model knows its own"
+        )
+    if any(not isinstance(k, int) or k < 1 for k in config.evaluation.recall_kx):
+        yield f"config.evaluation.recall_kx = {config.evaluation.recall_kx}: whole numbers of at least 1"
     memory, adaptation = config.memory, config.adaptation
     if memory.clips_per_group and window.frames // 16 % memory.clips_per_group:
         yield (
@@ -335,4 +355,5 @@ def load(path: pathlib.Path) -> ConfigDict:
 
 def trained_collections(config: ConfigDict) -> tuple[str, ...]:
     """Which of "backbone", "adapter", "head" the config trains."""
-    return {"none": ("head",), "full": ("backbone", "head")}.get(config.adaptation.method, ("adapter", "head"))
+    trained = {"none": ("head",), "full": ("backbone", "head"), "full_tia": ("adapter", "backbone", "head")}
+    return trained.get(config.adaptation.method, ("adapter", "head"))

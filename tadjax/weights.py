@@ -8,6 +8,7 @@ DIR/unused/        Orbax: tensors of the source that localization does not use, 
 import json
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,10 +99,31 @@ def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, An
         raise WeightsError(f"{directory}/params is damaged: {line[:300]}") from error
 
 
+def save(directory: str | pathlib.Path, params: Mapping[str, Any], geometry: Mapping[str, Any], layout: str) -> None:
+    """Writes collections of params as `load` reads them; the folder appears whole or not at all.
+
+    geometry: by collection, as in `read_geometry`. layout: where they come from, in a word.
+    """
+    directory = pathlib.Path(directory).resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {path: [list(shape), str(dtype)] for path, (shape, dtype) in _described(params).items()}
+    info = {"format": FORMAT, "layout": layout, "geometry": dict(geometry), "parameters": parameters}
+    with tempfile.TemporaryDirectory(prefix=f"{directory.name}.partial-", dir=directory.parent) as beside:
+        partial = pathlib.Path(beside) / directory.name
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(partial / "params", args=ocp.args.PyTreeSave(dict(params)))
+        (partial / INFO).write_text(json.dumps(info, indent=1) + "\n")
+        partial.rename(directory)
+
+
+def _described(tree: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(key.key) for key in path): (tuple(leaf.shape), leaf.dtype) for path, leaf in leaves}
+
+
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """{"backbone/blocks/norm1/scale": (40, 1408), ...} of a tree of arrays or ShapeDtypeStructs."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(key.key) for key in path): tuple(leaf.shape) for path, leaf in leaves}
+    return {path: shape for path, (shape, _) in _described(tree).items()}
 
 
 def check_geometry(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], source: str) -> None:

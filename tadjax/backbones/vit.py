@@ -32,7 +32,7 @@ SIZES = {
     "h": dict(width=1280, depth=32, heads=16, patch=16, mlp_width=5120),
     "g": dict(width=1408, depth=40, heads=16, patch=14, mlp_width=6144),
     "tiny": dict(width=48, depth=4, heads=4, patch=16, mlp_width=192),  # the configs' tiny twins
-    "demo": dict(width=96, depth=6, heads=4, patch=16, mlp_width=384),
+    "demo": dict(width=64, depth=4, heads=2, patch=16, mlp_width=256),
 }
 
 _kernel_init = nn.initializers.truncated_normal(0.02)

@@ -1,0 +1,55 @@
+"""AdaTAD on the demo data set: six actions that differ in motion alone, a ViT small enough for two CPU cores.
+
+`make demo` makes the data and the backbone's weights, and trains this and its head-only twin:
+
+    python -m tadjax.main --config=configs/demo.py --workdir=runs/demo/adatad
+    python -m tadjax.main --config=configs/demo.py:head_only --workdir=runs/demo/head_only
+
+Variants: head_only (frozen backbone, no adapters; everything else equal), tiny.
+"""
+
+from configs import common
+
+
+def get_config(variant: str = ""):
+    config = common.base()
+    config.dtype = "float32"
+    config.data.name = "demo"
+    config.data.annotations = "runs/demo/data/annotations.json"
+    config.data.classes = "runs/demo/data/classes.txt"
+    config.data.videos = "runs/demo/data/videos"
+    config.data.workers = 1
+
+    window = config.window
+    window.frames, window.feature_length = 256, 128  # two sampled frames a feature step
+    window.stride = 6  # so every third frame of the video is sampled
+    window.overlap = 0.25
+    window.short_side, window.size = 72, 64
+    config.augment.policy = "none"  # shearing or rotating the picture would change what an action is
+    config.augment.min_area = 0.6
+
+    config.backbone.size = "demo"
+    config.backbone.image = 64
+    config.backbone.weights = "runs/demo/weights"
+    config.backbone.drop_path = 0.0
+    config.memory.remat = "none"  # memory is no matter here, time is
+
+    head = config.head
+    head.width, head.max_length = 96, 128
+    head.convs = (2, 2, 3)
+    head.regression_ranges = ((0, 4), (4, 8), (8, 16), (16, 10000))
+    head.loss_normalizer = 20.0
+    head.drop_path = 0.0
+
+    optim = config.optim
+    optim.head_lr, optim.adapter_lr = 1e-3, 2e-3
+    optim.epochs = optim.schedule_epochs = 50
+    optim.warmup_epochs = 2
+    optim.ema_decay = 0.98
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 25, 25
+    config.train.checkpoint_every = 100
+
+    variants = set(variant.split(",")) - {""}
+    if "head_only" in variants:
+        config.adaptation.method = "none"
+    return common.tiny(config) if "tiny" in variants else config
