@@ -6,14 +6,14 @@ losses (section 3.4). The numbers are those of OpenTAD's implementation, whose A
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tadjax.errors import ConfigError
+from tadjax.heads.anchor_free import AnchorFree
 from tadjax.heads.attention import ConvAttention
 from tadjax.heads.layers import (
     ConvNormRelu,
@@ -23,31 +23,14 @@ from tadjax.heads.layers import (
     downsample,
     layer_norm,
     masked,
-    neighbours,
+    max_pool,
     pad_sequence,
     prior_init,
+    scaled_branch,
 )
 from tadjax.heads.losses import diou, sigmoid_focal_loss, smooth_labels, update_loss_normalizer
-from tadjax.heads.points import assign_targets, decode_segments, make_points
-
-LAYER_SCALE = 1e-4  # initial size of the residual branches (Touvron et al., ICCV 2021)
-
-
-def position_table(length: int, width: int) -> np.ndarray:
-    """f32 [T, C]: sines (even channels) and cosines (odd) of position / 10000^(2 floor(c / 2) / C), over sqrt(C)."""
-    channel = np.arange(width)
-    angle = np.arange(length)[:, None] / 10000 ** (2 * (channel // 2) / width)
-    table = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
-    return table.astype(np.float32) / np.float32(math.sqrt(width))
-
-
-def resize_table(table: np.ndarray, length: int) -> np.ndarray:
-    """[T, C] -> [length, C], linear in time, half-pixel centres, edges clamped; the same table at the same length."""
-    source = np.clip((np.arange(length) + 0.5) * (len(table) / length) - 0.5, 0, len(table) - 1)
-    below = np.floor(source).astype(int)
-    above = np.minimum(below + 1, len(table) - 1)
-    share = (source - below)[:, None].astype(np.float32)
-    return table[below] * (1 - share) + table[above] * share
+from tadjax.heads.points import decode_segments
+from tadjax.heads.positions import positions
 
 
 class Mlp(nn.Module):
@@ -80,26 +63,12 @@ class TransformerBlock(nn.Module):
         out_valid = downsample(valid, self.stride)
         attention = ConvAttention(self.heads, self.window, self.stride, self.dropout, self.dtype, name="attention")
         branch = attention(layer_norm(1e-5, "norm1")(x), valid, deterministic)
-        if self.stride > 1:  # max pooling; masked steps take part as the zeros they hold, beyond the ends nothing does
-            before, at, after = neighbours(x, self.stride, -jnp.inf)
-            x = jnp.maximum(jnp.maximum(before, at), after)
-        x = masked(x, out_valid) + self._scaled("scale_attention", branch, deterministic)
+        x = masked(max_pool(x, self.stride), out_valid)
+        x = x + scaled_branch(self, "scale_attention", branch, self.drop_path, deterministic)
 
         branch = Mlp(self.dropout, self.dtype, name="mlp")(layer_norm(1e-5, "norm2")(x), deterministic)
-        return x + self._scaled("scale_mlp", masked(branch, out_valid), deterministic), out_valid
-
-    def _scaled(self, name: str, branch: jax.Array, deterministic: bool) -> jax.Array:
-        """Layer scale and drop path: a learned scale a channel, the branch of a whole sample left out at random.
-
-        As published, a block without drop path has no layer scale either.
-        """
-        if self.drop_path == 0:
-            return branch
-        branch = branch * self.param(name, nn.initializers.constant(LAYER_SCALE), branch.shape[-1:])
-        if deterministic:
-            return branch
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.drop_path, (branch.shape[0], 1, 1))
-        return jnp.where(keep, branch / (1 - self.drop_path), 0)
+        branch = masked(branch, out_valid)
+        return x + scaled_branch(self, "scale_mlp", branch, self.drop_path, deterministic), out_valid
 
 
 class Projection(nn.Module):
@@ -130,7 +99,7 @@ class Projection(nn.Module):
         for i in range(embed):
             x = ConvNormRelu(self.width, dtype=self.dtype, name=f"embed_{i}")(x, valid)
         if self.absolute_position:
-            x = x + masked(self._positions(x.shape[1], train), valid)
+            x = x + masked(positions(x.shape[1], self.max_length, self.width, train), valid)
 
         def block(x: jax.Array, valid: jax.Array, name: str, level: int, stride: int) -> tuple[jax.Array, jax.Array]:
             return TransformerBlock(
@@ -146,16 +115,6 @@ class Projection(nn.Module):
             valids.append(valid)
         return levels, valids
 
-    def _positions(self, length: int, train: bool) -> np.ndarray:
-        """[1, T, C]: the first T rows of the table; stretched over sequences that are longer than any in training."""
-        if train and length > self.max_length:
-            raise ConfigError(
-                f"head.absolute_position: a training window of {length} feature steps is longer than head.max_length = "
-                f"{self.max_length}; raise max_length or shorten the window"
-            )
-        table = position_table(self.max_length, self.width)
-        return (table[:length] if length < self.max_length else resize_table(table, length))[None]
-
 
 class Pyramid(NamedTuple):
     """What the network computes, one entry a level, T_l = T / 2^l."""
@@ -167,46 +126,16 @@ class Pyramid(NamedTuple):
     offsets: list[jax.Array]  # f32 [B, T_l, 2], to start and end, in strides of the level, >= 0
 
 
-class ActionFormer(nn.Module):
-    """The head: a frozen holder of its settings, with the common face of all heads (pure functions of `params`).
+class ActionFormer(AnchorFree):
+    """The head; its settings are described in configs/common.py, those of all heads without anchors in AnchorFree."""
 
-    The fields are those of `config.head`, described there; classes and dtype come from elsewhere.
-    """
-
-    classes: int
-    width: int = 512
-    convs: tuple[int, int, int] = (2, 2, 5)
     heads: int = 4
     attention_window: int | tuple[int, ...] = -1
-    max_length: int = 768
-    absolute_position: bool = False
-    head_convs: int = 2
-    regression_ranges: tuple[tuple[float, float], ...] = ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000))
-    center_sample_radius: float = 1.5
-    filter_similar_gt: bool = True
-    label_smoothing: float = 0.0
-    reg_loss_weight: float = 1.0
-    loss_normalizer: float = 100.0
-    loss_normalizer_momentum: float = 0.9
-    class_prior: float = 0.01
-    drop_path: float = 0.1
     proj_dropout: float = 0.0
     input_dropout: float = 0.0
-    dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        levels = self.convs[2] + 1
-        if len(self.regression_ranges) != levels:
-            raise ConfigError(
-                f"head.regression_ranges has {len(self.regression_ranges)} entries, but head.convs = {self.convs} "
-                f"makes {levels} levels (branch blocks + 1): give one range a level"
-            )
-        if len(self.windows) != levels:
-            raise ConfigError(
-                f"head.attention_window has {len(self.windows)} entries, but head.convs = {self.convs} makes {levels} "
-                "levels (branch blocks + 1): give one number for all, or one a level"
-            )
         for window in self.windows:
             if window != -1 and (window < 3 or window % 2 == 0):
                 raise ConfigError(
@@ -218,22 +147,13 @@ class ActionFormer(nn.Module):
             enough = -(-self.max_length // self.length_multiple) * self.length_multiple
             raise ConfigError(
                 f"head.max_length = {self.max_length} is not a multiple of {self.length_multiple}, which the strides "
-                f"and attention windows of {levels} levels need; {enough} would do"
+                f"and attention windows of {self.levels} levels need; {enough} would do"
             )
-        if not 0 < self.class_prior < 1:
-            raise ConfigError(f"head.class_prior = {self.class_prior} is not a probability between 0 and 1")
 
     @property
     def windows(self) -> tuple[int, ...]:
         """Attention windows, one a level."""
-        if isinstance(self.attention_window, int):
-            return (self.attention_window,) * (self.convs[2] + 1)
-        return tuple(self.attention_window)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Feature steps between two points of a level."""
-        return tuple(2**level for level in range(self.convs[2] + 1))
+        return self.by_level("attention_window")
 
     @property
     def length_multiple(self) -> int:
@@ -273,18 +193,6 @@ class ActionFormer(nn.Module):
         return Pyramid(levels, normed, valids, logits, offsets)
 
     @nn.nowrap
-    def init_params(self, key: jax.Array, feature_width: int) -> dict:
-        """Parameters (float32), initialised as in the published code. No parameter's shape depends on the length."""
-        length = self.strides[-1]
-        features = jax.ShapeDtypeStruct((1, length, feature_width), jnp.float32)
-        return self.lazy_init(key, features, jax.ShapeDtypeStruct((1, length), bool))["params"]
-
-    @nn.nowrap
-    def init_state(self) -> dict:
-        """What training carries from step to step besides parameters: the moving number of positive points."""
-        return {"loss_normalizer": jnp.float32(self.loss_normalizer)}
-
-    @nn.nowrap
     def pyramid(
         self,
         params: dict,
@@ -302,11 +210,6 @@ class ActionFormer(nn.Module):
         deterministic = rng is None or not train
         rngs = None if deterministic else {"dropout": rng}
         return self.apply({"params": params}, features, valid, train, deterministic, rngs=rngs)
-
-    @nn.nowrap
-    def points(self, pyramid: Pyramid) -> np.ndarray:
-        """f32 [P, 4], the points of all levels."""
-        return make_points([x.shape[1] for x in pyramid.logits], self.strides, self.regression_ranges)
 
     @nn.nowrap
     def losses(
@@ -355,19 +258,6 @@ class ActionFormer(nn.Module):
         regression = self.reg_loss_weight * jnp.sum(jnp.where(positive, distance, 0)) / normalizer
         losses = {"classification": classification, "regression": regression, "loss": classification + regression}
         return losses, state
-
-    @nn.nowrap
-    def point_targets(self, points: np.ndarray, targets: dict) -> tuple[jax.Array, jax.Array]:
-        """Class targets f32 [B, P, K] before label smoothing, and offset targets f32 [B, P, 2] in strides."""
-        return assign_targets(
-            jnp.asarray(points),
-            targets["segments"],
-            targets["labels"],
-            targets["segment_valid"],
-            classes=self.classes,
-            center_sample_radius=self.center_sample_radius,
-            filter_similar_gt=self.filter_similar_gt,
-        )
 
     @nn.nowrap
     def candidates(self, params: dict, features: jax.Array, valid: jax.Array) -> dict:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 # PyTorch's default for convolutions, kaiming_uniform(a=sqrt(5)): uniform in +-1 / sqrt(fan in).
 conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+LAYER_SCALE = 1e-4  # initial size of the residual branches (Touvron et al., ICCV 2021)
+
 Init = Callable[[jax.Array, Sequence[int]], jax.Array]
 
 
@@ -55,6 +57,31 @@ def neighbours(x: jax.Array, stride: int, fill: float) -> list[jax.Array]:
     length = x.shape[1] // stride
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)), constant_values=fill)
     return [x[:, i : i + (length - 1) * stride + 1 : stride] for i in range(3)]
+
+
+def max_pool(x: jax.Array, stride: int) -> jax.Array:
+    """Kernel 3 at stride 2: [B, T, C] -> [B, T / 2, C]; x itself at stride 1.
+
+    Masked steps take part as what they hold, beyond the ends nothing does.
+    """
+    if stride == 1:
+        return x
+    before, at, after = neighbours(x, stride, -jnp.inf)
+    return jnp.maximum(jnp.maximum(before, at), after)
+
+
+def scaled_branch(module: nn.Module, name: str, branch: jax.Array, drop_path: float, deterministic: bool) -> jax.Array:
+    """Layer scale and drop path of `module`: a learned scale a channel, whole samples of the branch left out at random.
+
+    As published, a block without drop path has no layer scale either.
+    """
+    if drop_path == 0:
+        return branch
+    branch = branch * module.param(name, nn.initializers.constant(LAYER_SCALE), branch.shape[-1:])
+    if deterministic:
+        return branch
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - drop_path, (branch.shape[0], 1, 1))
+    return jnp.where(keep, branch / (1 - drop_path), 0)
 
 
 class DepthwiseConv(nn.Module):

@@ -8,7 +8,8 @@ import pytest
 
 from tadjax.errors import ConfigError
 from tadjax.heads import HEADS
-from tadjax.heads.actionformer import ActionFormer, Projection, TransformerBlock, position_table, resize_table
+from tadjax.heads.actionformer import ActionFormer, Projection, TransformerBlock
+from tadjax.heads.positions import position_table, resize_table
 from tests.golden.compare import HERE, failures
 
 RANGES = ((0, 6), (6, 10000))
