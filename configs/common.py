@@ -4,7 +4,14 @@ Unless said otherwise the defaults are those of AdaTAD on THUMOS14 (OpenTAD's pu
 overridden on the command line: --config.optim.head_lr=2e-4
 """
 
+import difflib
+
 from ml_collections import ConfigDict
+
+from tadjax.errors import ConfigError
+
+SIZES = ("vits", "vitb", "vitl", "vith", "vitg")
+TINY = ("", "tiny")
 
 
 def base() -> ConfigDict:
@@ -20,6 +27,7 @@ def base() -> ConfigDict:
     )
     data.videos = ""  # folder with one file a video, named as in the annotations, with any usual extension
     data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
+    data.blocked = ""  # file with one video name a line: left out of training and evaluation (missing on the internet)
     data.train_subset = "training"
     data.eval_subset = "validation"
     data.fps = (
@@ -68,13 +76,17 @@ def base() -> ConfigDict:
     backbone.random_init = False  # True: start from random weights on purpose
 
     config.adaptation = adaptation = ConfigDict()
-    adaptation.method = "tia"  # none (head-only), full (fine-tuning), tia (AdaTAD), side (AdaTAD-dagger), losa
+    # none (head-only), full (fine-tuning), tia (AdaTAD), side (AdaTAD-dagger), losa; and what they are compared with:
+    # full_tia, longlora, st_adapter, aim, unipt
+    adaptation.method = "tia"
     # Adapted layers, from 0: () all, (first, last) a range with both ends, or a list of three or more. LoSA's end one
     # before the last, whose output they attend to.
     adaptation.layers = ()
     adaptation.ratio = 0.25  # bottleneck width by the backbone's width
     adaptation.kernel = (3, 1, 1)  # of the depth-wise convolution over (time, height, width); () for a plain adapter
     adaptation.residual = True  # around the depth-wise convolution
+    adaptation.st_width = 384  # st_adapter: bottleneck width
+    adaptation.group_steps = 16  # longlora: backbone steps that attend to each other
     adaptation.losa = losa = ConfigDict()  # the paper's ablations; see tadjax/adaptation/losa.py
     losa.width = 0  # of the taps and of the cross-attentions; 0 = about 0.34 of the backbone's width
     losa.ranges = ("short", "long")  # or one of them
@@ -153,7 +165,14 @@ def base() -> ConfigDict:
     config.evaluation = evaluation = ConfigDict()
     evaluation.rules = "opentad"  # opentad, activitynet, or epic (tadjax/metrics/rules.py)
     evaluation.tiou = (0.3, 0.4, 0.5, 0.6, 0.7)
+    evaluation.recall_kx = ()  # k of recall@kx beside mAP: the best k times as many detections as instances (Ego4D)
     evaluation.batch_size = 2
+
+    config.classifier = classifier = ConfigDict()  # external video classifier: gives class-agnostic detections labels
+    classifier.path = ""  # its score file; without one a class-agnostic model is evaluated by AP of "action"
+    classifier.layout = "cuhk"  # cuhk, internvideo, tcanet, untrimmednet or plain (tadjax/detections/fusion.py)
+    classifier.topk = 2  # labels a video
+    classifier.softmax = False  # the file holds logits
 
     config.mesh = mesh = ConfigDict()  # devices along each axis; -1 = what is left
     mesh.data = -1
@@ -174,6 +193,35 @@ def thumos() -> ConfigDict:
     return config
 
 
+def frozen(config: ConfigDict) -> ConfigDict:
+    """Head alone: the backbone gives features, of plain centre crops, as all published baselines of that kind do."""
+    config.adaptation.method = "none"
+    config.backbone.drop_path = 0.0
+    config.window.short_side = config.window.size
+    config.augment.policy, config.augment.crop = "none", False
+    config.augment.flip, config.augment.jitter = 0.0, False
+    config.head.input_dropout = 0.2
+    return config
+
+
+def pick(variant: str, *choices: tuple[str, ...]) -> tuple[str, ...]:
+    """One word of every tuple of choices, from a variant such as "vitb,side", whose words come in any order.
+
+    Where the variant names none, the first. Raises ConfigError for any other word, with the closest that is one.
+    """
+    words = [word for word in variant.split(",") if word]
+    known = [word for group in choices for word in group if word]
+    picked = tuple(next((word for word in group if word in words), group[0]) for group in choices)
+    for word in words:
+        if word not in known:
+            close = difflib.get_close_matches(word, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise ConfigError(f"variant {variant!r}: {word!r} is none of this config's variants; {hint}")
+        if word not in picked:
+            raise ConfigError(f"variant {variant!r}: {word!r} cannot stand beside another of its kind; give one")
+    return picked
+
+
 def tiny(config: ConfigDict) -> ConfigDict:
     """The tiny twin of any config: the same program, small enough for a CPU minute. Used by the tests."""
     window = config.window
@@ -190,6 +238,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.head.width, config.head.max_length = 32, 32
     config.head.convs, config.head.head_convs = (1, 1, 2), 1  # compiling a block takes longer than running it
     config.head.regression_ranges = ((0, 4), (4, 8), (8, 10000))
+    if config.head.attention_window != -1:
+        with config.ignore_type():  # one number or one a level
+            config.head.attention_window = 5
+    config.optim.batch_size, config.optim.accumulate = 2, 1
     config.optim.epochs, config.optim.warmup_epochs = 1, 0
     config.train.eval_from_epoch = 0
     config.data.workers = 0

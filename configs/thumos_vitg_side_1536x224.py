@@ -16,6 +16,7 @@ def get_config(variant: str = ""):
     config.window.frames = 1536  # two sampled frames a feature step
     config.window.short_side, config.window.size = 256, 224
     config.adaptation.method = "side"
+    config.backbone.drop_path = 0.0
     config.adaptation.layers = (20, 39)
     config.adaptation.ratio = 0.125
     config.head.input_dropout = 0.1

@@ -13,6 +13,7 @@ def get_config(variant: str = ""):
     config.backbone.size = "s"
     config.backbone.weights = "weights/vits"
     config.adaptation.method = "side"
+    config.backbone.drop_path = 0.0
     config.adaptation.layers = (6, 11)
     config.head.input_dropout = 0.1
     config.optim.adapter_lr = 2e-4

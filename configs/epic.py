@@ -1,0 +1,44 @@
+"""AdaTAD on EPIC-Kitchens-100, VideoMAE ViT-L fine-tuned on it, 6144 frames at 160 x 160.
+
+verb noun                           what is localized: 97 verbs or 293 nouns; each has its own backbone weights
+tiny                                the tiny twin, for a CPU
+
+Published average mAP, tIoU 0.1:0.1:0.5 (OpenTAD's results page): verb 29.69 (33.02, 32.43, 30.51, 27.80, 24.69), noun
+29.44 (33.88, 32.41, 30.58, 27.66, 22.67).
+
+    python -m tadjax.main --config=configs/epic.py:noun --workdir=RUN
+"""
+
+from configs import common
+
+
+def get_config(variant: str = ""):
+    task, tiny = common.pick(variant, ("verb", "noun"), common.TINY)
+    config = common.base()
+    config.data.name = f"epic-kitchens-100-{task}"
+    config.data.annotations = f"data/epic/annotations_{task}.json"
+    config.data.classes = f"data/epic/classes_{task}.txt"
+    config.data.videos = "data/epic/videos"
+    config.data.train_subset, config.data.eval_subset = "train", "val"
+    config.data.fps = 30.0
+    config.window.frames = 6144  # eight sampled frames a feature step
+    config.window.stride = 16
+    config.window.keep_ratio = 0.3
+    config.window.filter_segments = True
+    config.backbone.size = "l"
+    config.backbone.weights = f"weights/vitl_epic_{task}"
+    config.head.attention_window = 9
+    config.head.regression_ranges = ((0, 4), (2, 8), (4, 16), (8, 32), (16, 64), (32, 10000))
+    config.head.label_smoothing = 0.1 if task == "noun" else 0.0
+    config.head.reg_loss_weight = 0.5
+    config.head.loss_normalizer = 250.0
+    config.head.input_dropout = 0.2
+    config.optim.adapter_lr = 8e-5
+    config.optim.schedule_epochs, config.optim.epochs = 250, 35
+    config.train.eval_from_epoch = 19
+    config.post.pre_nms_topk = 5000
+    config.post.sigma = 0.4
+    config.post.min_score = 0.001
+    config.post.voting_thresh = 0.75
+    config.evaluation.tiou = (0.1, 0.2, 0.3, 0.4, 0.5)
+    return common.tiny(config) if tiny else config

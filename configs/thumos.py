@@ -1,0 +1,51 @@
+"""AdaTAD on THUMOS14: every published setting. --config=configs/thumos.py:WORDS, words in any order, joined by commas.
+
+vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
+adatad side frozen finetune         adapters inside (AdaTAD), beside (AdaTAD-dagger), head alone, everything
+768x160 1536x224                    sampled frames a window, and their side in pixels
+tiny                                the tiny twin, for a CPU
+
+Published average mAP, tIoU 0.3:0.1:0.7 (OpenTAD's results page): vits 69.03, vitb 71.14, vitl 73.51, vith 74.95,
+vitg 75.06, vitg,1536x224 77.07, vitg,side,1536x224 74.65. Settings without a result are published of vits,side, and
+of frozen and finetune for every size. Other combinations are possible, but nobody's recipe.
+
+    python -m tadjax.main --config=configs/thumos.py:vitb,side --workdir=RUN
+"""
+
+from configs import common
+
+METHODS = ("adatad", "side", "frozen", "finetune")
+ADAPTED_FROM = {"vits": 6, "vitb": 6, "vitl": 12, "vith": 16, "vitg": 20}  # the last half of the layers
+
+
+def get_config(variant: str = ""):
+    size, method, frames, tiny = common.pick(variant, common.SIZES, METHODS, ("768x160", "1536x224"), common.TINY)
+    config = common.thumos()
+    config.backbone.size = size[-1]
+    config.backbone.weights = f"weights/{size}"
+    config.optim.adapter_lr = 2e-4 if size == "vits" else 1e-4
+    last_half = (ADAPTED_FROM[size], 2 * ADAPTED_FROM[size] - 1)
+    if frames == "1536x224":
+        config.window.frames = 1536  # two sampled frames a feature step
+        config.window.short_side, config.window.size = 256, 224
+        config.adaptation.layers = last_half
+        config.optim.adapter_lr = 2e-4
+        config.optim.epochs = 50
+        config.train.eval_from_epoch = 37
+    if method == "side":
+        config.adaptation.method = "side"
+        config.adaptation.layers = last_half
+        config.adaptation.ratio = 0.125 if size == "vitg" else 0.25
+        config.backbone.drop_path = 0.0
+        config.head.input_dropout = 0.1
+        config.memory.taps = "store" if size == "vits" else "recompute"  # small: a second frozen pass costs more
+        config.memory.clips_per_group = 8 if size == "vitg" else 0
+    if method == "frozen":
+        common.frozen(config)
+        config.post.sigma = 0.5
+        config.post.min_score = 0.001
+    if method == "finetune":
+        config.adaptation.method = "full"
+    if method in ("frozen", "finetune"):
+        config.train.eval_from_epoch, config.train.eval_every_epochs = 39, 5
+    return common.tiny(config) if tiny else config
