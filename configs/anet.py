@@ -3,7 +3,7 @@
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
 adatad frozen finetune              adapters inside (AdaTAD), head alone, everything
 160 224                             side of the pictures in pixels; 224 adapts the last half of vitg's layers
-cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own 200 classes
+cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own
 tiny                                the tiny twin, for a CPU
 
 Every video, however long, is 768 frames and 192 feature steps. Published average mAP, tIoU 0.5:0.05:0.95 (OpenTAD's

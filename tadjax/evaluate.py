@@ -1,5 +1,6 @@
 """A data set -> detections -> mAP."""
 
+import dataclasses
 import json
 import pathlib
 from collections import defaultdict
@@ -10,31 +11,38 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tadjax.checkpoint import METRIC
-from tadjax.data.annotations import load_annotations
+from tadjax.data.annotations import read_classes
 from tadjax.data.loader import Batch, evaluation_batches, share_of, to_device
 from tadjax.data.records import evaluation_set
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
-from tadjax.detections.fusion import merge_windows
+from tadjax.detections.fusion import VideoClassifier, classify, load_classifier, merge_windows
 from tadjax.detections.results import Results, write_results
 from tadjax.detections.settings import PostSettings
 from tadjax.localizer import Localizer, build
 from tadjax.metrics.average_precision import average_precision
-from tadjax.metrics.instances import align, read_ground_truth
+from tadjax.metrics.instances import GroundTruth, align, read_ground_truth
+from tadjax.metrics.recall import top_kx_recall
 from tadjax.parallel import mesh as meshes
-from tadjax.runs import load_run
+from tadjax.runs import load_run, read_blocked, read_subset
 from tadjax.training.log import progress
 
 
 class Evaluator:
-    """Evaluates parameters on the evaluation subset of a config, as often as called."""
+    """Evaluates parameters on the evaluation subset of a config, as often as called.
+
+    `classes` are the labels of its detections: the model's, or those of the config's external video classifier.
+    """
 
     def __init__(self, config: Any, localizer: Localizer, mesh: Mesh, classes: tuple[str, ...], cache: pathlib.Path):
         self.config = config
-        self.classes = classes
         self.mesh = mesh
-        annotations = load_annotations(config.data.annotations, config.data.eval_subset, classes)
+        annotations = read_subset(config, config.data.eval_subset, classes)
+        self.classifier = video_classifier(config)
+        for video in annotations.videos if self.classifier else ():
+            self.classifier.of_video(video.name)  # one without scores is known now, not after hours of training
+        self.classes = self.classifier.classes if self.classifier else classes
         self.records = evaluation_set(config, annotations, cache)
-        self.truth = read_ground_truth(config.data.annotations, config.data.eval_subset, config.evaluation.rules)
+        self.truth = ground_truth(config, self.classes)
         self._candidates = jax.jit(localizer.candidates)
 
     def detect(self, params: dict) -> dict[str, Detections]:
@@ -76,14 +84,25 @@ class Evaluator:
         return self.config.window.eval_sampling == "sliding"
 
     def _finish(self, parts: list[Detections], settings: PostSettings, name: str) -> Detections:
-        return merge_windows(parts, settings) if self._sliding else Detections.concatenate(parts)
+        found = merge_windows(parts, settings) if self._sliding else Detections.concatenate(parts)
+        if self.classifier is None:
+            return found
+        labelled = classify(found, name, self.classifier)
+        return labelled[np.argsort(-labelled.scores, kind="stable")]
 
     def score(self, detections: dict[str, Detections]) -> dict[str, float]:
-        """{"average_mAP": percent, "mAP@0.30": ..., ...}."""
+        """{"average_mAP": percent, "mAP@0.30": ..., ...}, and "recall@1x@0.30" ... for the config's recall_kx."""
         predictions, _ = align(Results(detections, self.classes), self.truth)
         result = average_precision(self.truth, predictions, self.config.evaluation.tiou)
         by_threshold = {f"mAP@{t:.2f}": 100 * float(m) for t, m in zip(result.tiou, result.mAP, strict=True)}
-        return {METRIC: 100 * float(result.mAP.mean()), **by_threshold}
+        ks, tiou = tuple(self.config.evaluation.recall_kx), self.config.evaluation.tiou
+        recall = top_kx_recall(self.truth, predictions, tiou, ks).mean(axis=-1) if ks else ()  # [thresholds, ks]
+        recalls = {
+            f"recall@{k}x@{t:.2f}": 100 * float(recall[row, column])
+            for column, k in enumerate(ks)
+            for row, t in enumerate(tiou)
+        }
+        return {METRIC: 100 * float(result.mAP.mean()), **by_threshold, **recalls}
 
     def __call__(self, params: dict) -> tuple[dict[str, float], dict[str, Detections]]:
         detections = self.detect(params)
@@ -97,14 +116,38 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     evaluator = Evaluator(config, build(config, len(run.classes)), mesh, run.classes, workdir / "index")
     metrics, detections = evaluator(run.params)
     print(table(metrics))
-    write_results(workdir / "results.json", detections, run.classes)
+    write_results(workdir / "results.json", detections, evaluator.classes)
     (workdir / "evaluation.json").write_text(json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
     return metrics
 
 
+def video_classifier(config: Any) -> VideoClassifier | None:
+    """The external classifier that a config names; None if it names none."""
+    options = config.classifier
+    if not options.path:
+        return None
+    classes = read_classes(config.data.classes) if config.data.classes else None
+    return load_classifier(options.path, options.layout, options.topk, classes, options.softmax)
+
+
+def ground_truth(config: Any, classes: tuple[str, ...]) -> GroundTruth:
+    """The evaluation subset's; all one class where the detections are class-agnostic and stay so."""
+    data = config.data
+    blocked = read_blocked(config)
+    truth = read_ground_truth(data.annotations, data.eval_subset, config.evaluation.rules, blocked=blocked)
+    if data.class_agnostic and not config.classifier.path:
+        return dataclasses.replace(truth, classes=classes, labels=np.zeros_like(truth.labels))
+    return truth
+
+
 def table(metrics: dict[str, float]) -> str:
-    """The mAP table as published results print it."""
-    names = [name for name in metrics if name.startswith("mAP@")]
-    head = "  ".join(f"{name.removeprefix('mAP@'):>6}" for name in names)
-    row = "  ".join(f"{metrics[name]:6.2f}" for name in names)
-    return f"tIoU  {head}  average\nmAP   {row}  {metrics[METRIC]:7.2f}"
+    """The table of mAP, and of recall where there is any, as published results print it."""
+    kinds = dict.fromkeys(name.rpartition("@")[0] for name in metrics if "@" in name)
+    columns = [name.removeprefix("mAP@") for name in metrics if name.startswith("mAP@")]
+    width = max(map(len, ("tIoU", *kinds)))
+    lines = [f"{'tIoU':{width}}  " + "  ".join(f"{column:>6}" for column in columns) + "  average"]
+    for kind in kinds:
+        values = [metrics[f"{kind}@{column}"] for column in columns]
+        cells = "  ".join(f"{value:6.2f}" for value in values)
+        lines.append(f"{kind:{width}}  {cells}  {sum(values) / len(values):7.2f}")
+    return "\n".join(lines)

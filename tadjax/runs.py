@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tadjax import config as configs
 from tadjax import weights
 from tadjax.checkpoint import Checkpoints, load_frozen
-from tadjax.data.annotations import load_annotations
+from tadjax.data.annotations import Annotations, load_annotations
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build
 from tadjax.parallel import mesh as meshes
@@ -57,19 +57,10 @@ def abstract_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) 
 
 
 def initial_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -> Params:
-    """The parameters that training starts from, made where they will lie: random, but for the pre-trained backbone.
-
-    Raises ConfigError if the config names no weights and does not say that random ones are wanted.
-    """
+    """The parameters that training starts from, made where they will lie: random, but for the pre-trained backbone."""
     like = abstract_params(config, localizer, mesh)
-    backbone = config.backbone
-    if not backbone.weights and not backbone.random_init:
-        raise ConfigError(
-            "config.backbone.weights names no pre-trained weights. Convert some with convert/torch_to_flax.py and set "
-            "it to their folder, or set config.backbone.random_init=True if random weights are wanted"
-        )
-    pretrained = None
-    if backbone.weights and not backbone.random_init:
+    backbone, pretrained = config.backbone, None
+    if not backbone.random_init:
         pretrained = weights.load_backbone(backbone.weights, like["backbone"], image=backbone.image)
 
     def init(key: jax.Array) -> Params:
@@ -82,6 +73,20 @@ def initial_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -
     out_shardings = jax.tree.map(lambda l: l.sharding, wanted)
     params = jax.jit(init, out_shardings=out_shardings)(jax.random.key(config.seed))
     return params if pretrained is None else {**params, "backbone": pretrained}
+
+
+def check_weights(config: Any) -> None:
+    """ConfigError if the config names no weights and does not say that random ones are wanted; WeightsError if they
+    are not there."""
+    backbone = config.backbone
+    if backbone.random_init:
+        return
+    if not backbone.weights:
+        raise ConfigError(
+            "config.backbone.weights names no pre-trained weights. Convert some with convert/torch_to_flax.py and set "
+            "it to their folder, or set config.backbone.random_init=True if random weights are wanted"
+        )
+    weights.read_info(backbone.weights)
 
 
 def check_workdir(config: Any, workdir: pathlib.Path) -> None:
@@ -108,6 +113,30 @@ def decide_classes(config: Any) -> tuple[str, ...]:
     if not config.data.annotations:
         raise ConfigError("config.data.annotations is empty: give the data set's JSON file")
     return load_annotations(config.data.annotations, config.data.train_subset, config.data.classes or None).classes
+
+
+def read_subset(config: Any, subset: str, classes: tuple[str, ...]) -> Annotations:
+    """The annotations of a config's subset, without the videos it blocks.
+
+    Class-agnostic models keep the labels of the file here; sampling makes them all 0.
+    """
+    data = config.data
+    found = load_annotations(data.annotations, subset, (data.classes or None) if data.class_agnostic else classes)
+    blocked = read_blocked(config)
+    return dataclasses.replace(found, videos=tuple(video for video in found.videos if video.name not in blocked))
+
+
+def read_blocked(config: Any) -> frozenset[str]:
+    """Names of the videos that config.data.blocked leaves out, one a line; none without such a file."""
+    if not config.data.blocked:
+        return frozenset()
+    try:
+        return frozenset(pathlib.Path(config.data.blocked).read_text(encoding="utf-8").split("\n")) - {""}
+    except OSError as error:
+        raise DataError(
+            f"config.data.blocked: {config.data.blocked} cannot be read ({error.strerror}); it lists videos to leave "
+            "out, one name a line. python -m tadjax.data.prepare writes it; set it to '' if none are missing"
+        ) from None
 
 
 def write_classes(workdir: pathlib.Path, classes: tuple[str, ...]) -> None:

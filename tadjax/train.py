@@ -14,7 +14,6 @@ import jax
 
 from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
-from tadjax.data.annotations import load_annotations
 from tadjax.data.augment import Augmentation, augment
 from tadjax.data.loader import Batches, share_of, steps_per_epoch, to_device, train_batches
 from tadjax.data.records import TrainSet, training_set
@@ -23,7 +22,7 @@ from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.localizer import Batch, build
 from tadjax.parallel import mesh as meshes
-from tadjax.runs import abstract_params, check_workdir, decide_classes, initial_params, write_classes
+from tadjax.runs import abstract_params, check_weights, check_workdir, decide_classes, initial_params, read_subset, write_classes
 from tadjax.training.log import Clock, MetricsLog, progress
 from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
 from tadjax.training.state import TrainState, create, make_train_step, split
@@ -36,9 +35,11 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     was never stopped. SIGTERM saves and returns early.
     """
     classes = decide_classes(config)
+    if not (workdir / "frozen").exists():  # otherwise the run has its backbone already
+        check_weights(config)
     check_workdir(config, workdir)
     write_classes(workdir, classes)
-    annotations = load_annotations(config.data.annotations, config.data.train_subset, classes)
+    annotations = read_subset(config, config.data.train_subset, classes)
     for line in annotations.summary():
         print(line, file=sys.stderr)
     records = training_set(config, annotations, workdir / "index")

@@ -142,7 +142,7 @@ def facts(recipe: dict, prefix: str = ""):
 
 
 def published(recipe: dict) -> dict:
-    """The facts in the config's words. A learning rate of 0, and an adapter or classifier of None, mean there is none."""
+    """The facts in the config's words. A learning rate of 0, an adapter or classifier of None: there is none."""
     found = dict(facts(recipe))
     for group in ("adapter", "post.external_classifier"):
         if found.pop(group, ...) is None:
