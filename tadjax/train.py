@@ -22,7 +22,15 @@ from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.localizer import Batch, build
 from tadjax.parallel import mesh as meshes
-from tadjax.runs import abstract_params, check_weights, check_workdir, decide_classes, initial_params, read_subset, write_classes
+from tadjax.runs import (
+    abstract_params,
+    check_weights,
+    check_workdir,
+    decide_classes,
+    initial_params,
+    read_subset,
+    write_classes,
+)
 from tadjax.training.log import Clock, MetricsLog, progress
 from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
 from tadjax.training.state import TrainState, create, make_train_step, split
