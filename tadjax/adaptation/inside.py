@@ -135,6 +135,9 @@ def join_groups(x: jax.Array, axis: int) -> jax.Array:
 
 def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> jax.Array:
     """Scans `step` over layers stacked on a leading axis, keeping activations as `memory.remat` says."""
+    if _depth(stacked) == 1:  # it may change x's shape, which no scan can carry
+        once = {"none": step, "offload": _offloaded(step)}.get(memory.remat) or jax.checkpoint(step)
+        return once(x, jax.tree.map(lambda a: a[0], stacked))[0]
     if memory.remat == "none":
         return jax.lax.scan(step, x, stacked)[0]
     if memory.remat == "offload":
