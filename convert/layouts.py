@@ -5,6 +5,7 @@ To add one: write its rules (see mapping.py for the placeholders), what it holds
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from convert.mapping import Drop, Rule
 
@@ -17,6 +18,32 @@ def norm(torch: str, flax: str, transform: str = "same") -> tuple[Rule, ...]:
 def dense(torch: str, flax: str, transform: str = "linear") -> tuple[Rule, ...]:
     """A layer with kernel and bias; `transform` is the kernel's."""
     return Rule(f"{torch}.weight", f"{flax}/kernel", transform), Rule(f"{torch}.bias", f"{flax}/bias")
+
+
+def conv_norm(conv: str, batch_norm: str, flax: str, transform: str = "conv3d") -> tuple[Rule, ...]:
+    """A convolution without bias and its batch norm."""
+    return (
+        Rule(f"{conv}.weight", f"{flax}/conv/kernel", transform),
+        *norm(batch_norm, f"{flax}/norm"),
+        Rule(f"{batch_norm}.running_mean", f"{flax}/norm/mean"),
+        Rule(f"{batch_norm}.running_var", f"{flax}/norm/var"),
+    )
+
+
+def residual_layers(
+    block: Callable[[str, str], tuple[Rule, ...]],
+    project: Callable[[str, str], tuple[Rule, ...]],
+    torch: str,
+    flax: str,
+    projected: tuple[int, ...] = (2, 3, 4),
+) -> tuple[Rule, ...]:
+    """Four layers of a ResNet: block 0, with a convolution in the shortcut of the `projected` layers, and the rest."""
+    rules = []
+    for number in (1, 2, 3, 4):
+        first = (torch.format(number) + ".0", f"{flax}/layer{number}/first")
+        rules += block(*first) + (project(*first) if number in projected else ())
+        rules += block(torch.format(number) + ".{rest}", f"{flax}/layer{number}/rest")
+    return tuple(rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +140,67 @@ HUGGINGFACE_VIT = (
 )
 
 
+def _r2plus1d_block(torch: str, flax: str) -> tuple[Rule, ...]:
+    return tuple(
+        rule
+        for n in (1, 2)
+        for rule in (
+            *conv_norm(f"{torch}.conv{n}.0.0", f"{torch}.conv{n}.0.1", f"{flax}/space{n}"),
+            *conv_norm(f"{torch}.conv{n}.0.3", f"{torch}.conv{n}.1", f"{flax}/time{n}"),
+        )
+    )
+
+
+def _numbered_shortcut(torch: str, flax: str) -> tuple[Rule, ...]:
+    return conv_norm(f"{torch}.downsample.0", f"{torch}.downsample.1", f"{flax}/shortcut")
+
+
+# R(2+1)D of torchvision, and of TSP (Alwassel et al. 2021), which differ in sizes only.
+R2PLUS1D = (
+    *conv_norm("stem.0", "stem.1", "backbone/stem/space"),
+    *conv_norm("stem.3", "stem.4", "backbone/stem/time"),
+    *residual_layers(_r2plus1d_block, _numbered_shortcut, "layer{}", "backbone"),
+)
+
+
+def _tsm(bottleneck: bool, net: str, bn: str, stem_bn: str, shortcut: Callable, conv: str) -> tuple[Rule, ...]:
+    """A TSM's table; the placeholders {} of the names stand for the number of a convolution."""
+
+    def block(torch: str, flax: str) -> tuple[Rule, ...]:
+        names = {1: net, 2: conv, 3: conv} if bottleneck else {1: net, 2: conv}
+        rules = []
+        for n, name in names.items():
+            kernel, norm_ = f"{torch}.{name.format(n)}", f"{torch}.{bn.format(n)}"
+            rules += conv_norm(kernel, norm_, f"{flax}/conv{n}", "conv2d_frame")
+        return tuple(rules)
+
+    return (
+        *conv_norm(conv.format(1), stem_bn, "backbone/stem/conv1", "conv2d_frame"),
+        *residual_layers(block, shortcut, "layer{}", "backbone", (1, 2, 3, 4) if bottleneck else (2, 3, 4)),
+    )
+
+
+def _tsm_mmaction(bottleneck: bool) -> tuple[Rule, ...]:
+    def shortcut(torch: str, flax: str) -> tuple[Rule, ...]:
+        names = (f"{torch}.downsample.conv", f"{torch}.downsample.bn")
+        return conv_norm(*names, f"{flax}/shortcut", "conv2d_frame")
+
+    return _tsm(bottleneck, "conv{}.conv.net", "conv{}.bn", "conv1.bn", shortcut, "conv{}.conv")
+
+
+def _tsm_release(bottleneck: bool) -> tuple[Rule, ...]:
+    def shortcut(torch: str, flax: str) -> tuple[Rule, ...]:
+        names = (f"{torch}.downsample.0", f"{torch}.downsample.1")
+        return conv_norm(*names, f"{flax}/shortcut", "conv2d_frame")
+
+    return _tsm(bottleneck, "conv{}.net", "bn{}", "bn1", shortcut, "conv{}")
+
+
+# TSM (Lin et al. 2019) as mmaction2 and OpenTAD name it, and as the authors' repository does.
+TSM_R18, TSM_R50 = _tsm_mmaction(bottleneck=False), _tsm_mmaction(bottleneck=True)
+TSM_R18_RELEASE, TSM_R50_RELEASE = _tsm_release(bottleneck=False), _tsm_release(bottleneck=True)
+
+
 # ---- adapters -------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +278,77 @@ ACTIONFORMER_RELEASE = (
 )
 
 
+def _sgp_layer(torch: str, flax: str) -> tuple[Rule, ...]:
+    """A scalable-granularity perception layer of TriDet's projection."""
+    names = {"fc": "fc", "global_fc": "phi", "psi": "psi", "convw": "conv_w", "convkw": "conv_kw"}
+    return (
+        *norm(f"{torch}.ln", f"{flax}/norm1"),
+        *(rule for theirs, ours in names.items() for rule in dense(f"{torch}.{theirs}", f"{flax}/{ours}", "conv1d")),
+        *norm(f"{torch}.gn", f"{flax}/norm2"),
+        *dense(f"{torch}.mlp.0", f"{flax}/mlp/fc1", "pointwise"),
+        *dense(f"{torch}.mlp.2", f"{flax}/mlp/fc2", "pointwise"),
+        # Only in branch layers, and only where the drop path is on.
+        Rule(f"{torch}.drop_path_out.scale", f"{flax}/scale_sgp", "channels", optional=True),
+        Rule(f"{torch}.drop_path_mlp.scale", f"{flax}/scale_mlp", "channels", optional=True),
+    )
+
+
+def _tower(torch: str, out: str, flax: str) -> tuple[Rule, ...]:
+    """A prediction tower of OpenTAD's heads without anchors."""
+    return (
+        Rule(f"{torch}.{{i}}.conv.weight", f"{flax}/conv_{{i}}/conv/kernel", "conv1d"),
+        *norm(f"{torch}.{{i}}.norm", f"{flax}/conv_{{i}}/norm"),
+        *dense(out, f"{flax}/out", "conv1d"),
+    )
+
+
+# TriDet (Shi et al. 2023) as OpenTAD names it.
+TRIDET = (
+    Rule("projection.embed.{i}.conv.weight", f"{_PROJECTION}/embed_{{i}}/conv/kernel", "conv1d"),
+    *norm("projection.embed.{i}.norm", f"{_PROJECTION}/embed_{{i}}/norm"),
+    *_sgp_layer("projection.stem.{i}", f"{_PROJECTION}/stem_{{i}}"),
+    *_sgp_layer("projection.branch.{i}", f"{_PROJECTION}/branch_{{i}}"),
+    *norm("neck.fpn_norms.{i}", "head/neck/norm_{i}"),
+    *_tower("rpn_head.cls_convs", "rpn_head.cls_head", _CLASSIFICATION),
+    *_tower("rpn_head.reg_convs", "rpn_head.reg_head", _REGRESSION),
+    *_tower("rpn_head.cls_start_convs", "rpn_head.cls_start_head", "head/start"),
+    *_tower("rpn_head.cls_end_convs", "rpn_head.cls_end_head", "head/end"),
+    Rule("rpn_head.scale.{layer}.scale", f"{_REGRESSION}/scale"),
+    Rule("rpn_head.loss_normalizer", "state/loss_normalizer", optional=True),
+)
+
+
+def _gcnext(torch: str, flax: str) -> tuple[Rule, ...]:
+    """A GCNeXt block of G-TAD."""
+    paths = (("tconvs", "temporal", "conv1d"), ("sconvs", "semantic", "conv2d"))
+    return tuple(
+        rule
+        for theirs, ours, transform in paths
+        for i in range(3)  # activations lie between
+        for rule in dense(f"{torch}.{theirs}.{2 * i}", f"{flax}/{ours}_{i}", transform)
+    )
+
+
+def gtad(map_convs: int = 3) -> tuple[Rule, ...]:
+    """G-TAD (Xu et al. 2020) as OpenTAD names it; the last layer's name counts the convolutions of the map."""
+    extractor, head = "roi_head.proposal_roi_extractor", "roi_head.proposal_head.head"
+    return (
+        *dense("projection.convs.0.conv", "head/projection", "conv1d"),
+        *_gcnext("neck", "head/neck"),
+        *_gcnext("rpn_head.tem.0.0", "head/start_graph"),
+        *dense("rpn_head.tem.0.1.conv", "head/start", "conv1d"),
+        *_gcnext("rpn_head.tem.1.0", "head/end_graph"),
+        *dense("rpn_head.tem.1.1.conv", "head/end", "conv1d"),
+        *_gcnext(f"{extractor}.gcnext", "head/alignment/gcnext"),
+        *dense(f"{extractor}.conv2d.0", "head/alignment", "conv2d"),
+        *dense(f"{head}.{{i}}.0", "head/map_conv_{i}", "conv2d"),
+        *dense(f"{head}.{map_convs}", "head/map_out", "conv2d"),
+    )
+
+
+GTAD = gtad()
+
+
 # ---- what localization does not use ---------------------------------------------------------------------------------
 
 _NO_NORM = "the features are taken before the final norm"
@@ -220,6 +379,8 @@ HUGGINGFACE_DROPS = (
     Drop("mask_token", _NO_DECODER),
     Drop("position_embeddings", _NO_DECODER),
 )
+BATCH_NORM_DROPS = (Drop("*num_batches_tracked", "a counter of training steps that inference does not use"),)
+_TSM_DROPS = (*BATCH_NORM_DROPS, *(Drop(f"{name}.*", _NO_CLASSIFIER) for name in ("cls_head", "new_fc", "fc")))
 
 
 # ---- the layouts ----------------------------------------------------------------------------------------------------
@@ -297,4 +458,58 @@ LAYOUTS = (
         rules=HUGGINGFACE_VIT,
         drops=HUGGINGFACE_DROPS,
     ),
+    Layout(
+        name="r2plus1d",
+        title="R(2+1)D of torchvision and TSP",
+        signature=("stem.3.weight", "layer1.0.conv1.0.3.weight", "layer4.0.downsample.0.weight"),
+        prefixes=("backbone.", "features."),
+        rules=R2PLUS1D,
+        drops=(*BATCH_NORM_DROPS, Drop("fc*", _NO_CLASSIFIER)),
+    ),
+    Layout(
+        name="tsm_r18",
+        title="mmaction2: TSM-R18",
+        signature=("layer1.0.conv1.conv.net.weight",),
+        absent=("layer1.0.conv3.conv.weight",),
+        prefixes=("backbone.",),
+        rules=TSM_R18,
+        drops=_TSM_DROPS,
+        wrappers=("state_dict",),
+        prefix="backbone.",
+    ),
+    Layout(
+        name="tsm_r50",
+        title="mmaction2: TSM-R50",
+        signature=("layer1.0.conv1.conv.net.weight", "layer1.0.conv3.conv.weight"),
+        prefixes=("backbone.",),
+        rules=TSM_R50,
+        drops=_TSM_DROPS,
+        wrappers=("state_dict",),
+        prefix="backbone.",
+    ),
+    Layout(
+        name="tsm_r18_release",
+        title="the TSM repository: R18",
+        signature=("layer1.0.conv1.net.weight",),
+        absent=("layer1.0.conv3.weight",),
+        prefixes=("base_model.",),
+        rules=TSM_R18_RELEASE,
+        drops=_TSM_DROPS,
+        wrappers=("state_dict",),
+        prefix="base_model.",
+    ),
+    Layout(
+        name="tsm_r50_release",
+        title="the TSM repository: R50",
+        signature=("layer1.0.conv1.net.weight", "layer1.0.conv3.weight"),
+        prefixes=("base_model.",),
+        rules=TSM_R50_RELEASE,
+        drops=_TSM_DROPS,
+        wrappers=("state_dict",),
+        prefix="base_model.",
+    ),
 )
+
+
+def layout_named(name: str) -> Layout:
+    return next(layout for layout in LAYOUTS if layout.name == name)

@@ -5,6 +5,7 @@ Placeholders in a torch name:
 
     {layer}    stacks: the tensors of all layers become one array with a leading layer axis (0, 1, 2, ... without gaps)
     {adapted}  stacks likewise, but over the adapted layers only, ascending; their list comes back in `Report.adapted`
+    {rest}     stacks likewise, of a layer whose block 0 is of another shape: 1, 2, ... lie at rows 0, 1, ...
     {i}        an index that our path repeats (".stem.{i}." -> "/stem_{i}/")
 
 Every transform is a bijection of one tensor, so torch -> ours -> torch is bit-identical.
@@ -30,11 +31,15 @@ TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.nda
     "pointwise": (lambda a: a[:, :, 0].T, lambda a: a.T[:, :, None]),  # Conv1d k=1 [out, in, 1] <-> [in, out]
     "conv1d": (lambda a: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)),  # [out, in/g, k] <-> [k, in/g, out]
     "conv2d": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),  # <-> [h, w, in/g, out]
+    "conv2d_frame": (  # a 2-D convolution of video's frames [out, in/g, h, w] <-> [1, h, w, in/g, out]
+        lambda a: a.transpose(2, 3, 1, 0)[None],
+        lambda a: a[0].transpose(3, 2, 0, 1),
+    ),
     "conv3d": (lambda a: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2)),  # <-> [t, h, w, in/g, out]
     "channels": (lambda a: a[0, :, 0], lambda a: a[None, :, None]),  # [1, C, 1] <-> [C]
 }
-_STACKED = ("{layer}", "{adapted}")
-_PLACEHOLDER = re.compile(r"\{(layer|adapted|i)\}")
+_STACKED = ("{layer}", "{adapted}", "{rest}")
+_PLACEHOLDER = re.compile(r"\{(layer|adapted|rest|i)\}")
 
 
 @functools.cache
@@ -58,7 +63,8 @@ class Rule:
         found = _regex(self.torch).fullmatch(key) or (self.alias and _regex(self.alias).fullmatch(key))
         if not found:
             return None
-        return int(found[1]) if found.groups() else 0
+        index = int(found[1]) if found.groups() else 0
+        return index if index >= self.first else None
 
     def torch_key(self, index: int) -> str:
         return _PLACEHOLDER.sub(str(index), self.torch)
@@ -69,6 +75,11 @@ class Rule:
     @property
     def stacked(self) -> bool:
         return any(s in self.torch for s in _STACKED)
+
+    @property
+    def first(self) -> int:
+        """The index of row 0."""
+        return int("{rest}" in self.torch)
 
     @property
     def group(self) -> str | None:
@@ -271,7 +282,7 @@ def _wanted(rule: Rule, indices: Mapping[str | None, set[int]]) -> list[int]:
     seen = sorted(indices.get(rule.group, ()))
     if "{adapted}" in rule.torch or not seen:
         return seen
-    return list(range(seen[-1] + 1))
+    return list(range(rule.first, seen[-1] + 1))
 
 
 def _indices(rule: Rule, shapes: Mapping[str, tuple[int, ...]], adapted: list[int]) -> list[int]:
@@ -285,7 +296,7 @@ def _indices(rule: Rule, shapes: Mapping[str, tuple[int, ...]], adapted: list[in
         return [0]
     rows = shapes[rule.flax][0]
     if "{adapted}" not in rule.torch or not adapted:
-        return list(range(rows))
+        return list(range(rule.first, rule.first + rows))
     if len(adapted) != rows:
         raise WeightsError(f"{rule.flax}: {rows} layers are stacked, but {len(adapted)} are named: {adapted}")
     return adapted

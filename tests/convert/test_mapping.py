@@ -11,10 +11,18 @@ SHAPES = {
     "pointwise": (3, 4, 1),
     "conv1d": (3, 4, 5),
     "conv2d": (3, 4, 5, 6),
+    "conv2d_frame": (3, 4, 5, 6),
     "conv3d": (3, 4, 5, 6, 7),
     "channels": (1, 4, 1),
 }
-FLAX = {"linear": (4, 3), "pointwise": (4, 3), "conv1d": (5, 4, 3), "conv2d": (5, 6, 4, 3), "conv3d": (5, 6, 7, 4, 3)}
+FLAX = {
+    "conv2d_frame": (1, 5, 6, 4, 3),
+    "linear": (4, 3),
+    "pointwise": (4, 3),
+    "conv1d": (5, 4, 3),
+    "conv2d": (5, 6, 4, 3),
+    "conv3d": (5, 6, 7, 4, 3),
+}
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -96,3 +104,26 @@ def test_no_table_names_a_tensor_or_a_place_twice(layout):
     names = [name for rule in layout.rules for name in (rule.torch, rule.alias) if name]
     assert len(set(names)) == len(names)
     assert {rule.transform for rule in layout.rules} <= set(TRANSFORMS)
+
+
+def test_the_rest_of_a_layer_is_stacked_from_block_1_on():
+    rules = (
+        Rule("layer.0.weight", "first", "linear"),
+        Rule("layer.{rest}.weight", "rest", "linear"),
+    )
+    source = {f"layer.{i}.weight": np.full((2, 3 + (i == 0)), float(i), np.float32) for i in range(3)}
+    params, report = to_flax(source, rules)
+    assert params["first"].shape == (4, 2)
+    np.testing.assert_array_equal(params["rest"][:, 0, 0], [1, 2])
+    assert not report.missing
+    back = to_torch(params, rules)
+    assert {*back} == {*source}
+    for key, tensor in back.items():
+        np.testing.assert_array_equal(tensor, source[key])
+
+
+def test_a_gap_in_the_rest_of_a_layer_is_missing():
+    rules = (Rule("layer.0.weight", "first"), Rule("layer.{rest}.weight", "rest"))
+    source = {f"layer.{i}.weight": np.zeros(2, np.float32) for i in (0, 2, 3)}
+    _, report = to_flax(source, rules)
+    assert report.missing == ["layer.1.weight"]

@@ -1,0 +1,19 @@
+import pytest
+
+from tests.golden.compare import HERE, failures
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "r2plus1d18.npz",
+        "r2plus1d18_real.npz",
+        "r2plus1d18_torchvision_real.npz",
+        "r2plus1d18_keys.json",
+        "tsm_r18.npz",
+        "tsm_r18_real.npz",
+        "tsm_r18_keys.json",
+    ],
+)
+def test_reference_numbers(name):
+    assert failures(HERE / name) == []
