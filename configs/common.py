@@ -96,10 +96,10 @@ def base() -> ConfigDict:
     losa.positions = "none"  # or sincos: temporal positions added to queries and keys
 
     config.head = head = ConfigDict()
-    head.name = "actionformer"
+    head.name = "actionformer"  # actionformer or tridet; each takes the fields that it has
     head.width = 512
     head.convs = (2, 2, 5)  # embedding convolutions, stem blocks, branch (stride 2) blocks; levels = branch blocks + 1
-    head.heads = 4
+    head.heads = 4  # of attention; ActionFormer only, like the next
     head.attention_window = -1  # feature steps a position attends to; -1 all; one number or one a level
     head.max_length = 768  # the sequence is padded to this length
     head.absolute_position = False
@@ -113,8 +113,18 @@ def base() -> ConfigDict:
     head.loss_normalizer_momentum = 0.9
     head.class_prior = 0.01
     head.drop_path = 0.1
-    head.proj_dropout = 0.0
+    head.proj_dropout = 0.0  # ActionFormer only, like the next
     head.input_dropout = 0.0
+    head.tridet = tridet = ConfigDict()  # see tadjax/heads/tridet.py
+    tridet.window = 1  # kernel of Conv_w; odd, one number or one a level (the first is unused)
+    tridet.k = 5.0  # Conv_kw is about that many times as wide
+    tridet.mlp_width = 768
+    tridet.bins = 16  # farthest distance from a point to a boundary, in strides of its level
+    tridet.iou_power = 0.2  # of the overlap that weights the classification loss of positives
+    tridet.kernel_size = 3  # of the class and regression towers
+    tridet.boundary_kernel_size = 3  # of the start and end towers
+    tridet.input_noise = 0.0  # standard deviation of the noise on the features in training
+    tridet.init_std = 0.0  # of the depth-wise convolutions' initial kernels
 
     config.optim = optim = ConfigDict()
     optim.batch_size = 2  # windows a step, over all devices
@@ -235,7 +245,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     if len(config.adaptation.layers):
         config.adaptation.layers = (2, 3)  # the tiny backbone's last half
     config.memory.clips_per_group = min(config.memory.clips_per_group, 1)
-    config.head.width, config.head.max_length = 32, 32
+    config.head.width, config.head.max_length, config.head.tridet.mlp_width = 32, 32, 32
     config.head.convs, config.head.head_convs = (1, 1, 2), 1  # compiling a block takes longer than running it
     config.head.regression_ranges = ((0, 4), (4, 8), (8, 10000))
     if config.head.attention_window != -1:

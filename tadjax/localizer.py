@@ -14,12 +14,14 @@ import numpy as np
 
 from tadjax.adaptation import inside
 from tadjax.adaptation.losa import Losa
+from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
+from tadjax.adaptation.unipt import Unipt
 from tadjax.backbones.attention import resolve
 from tadjax.backbones.vit import SIZES, Vit
 from tadjax.errors import ConfigError
-from tadjax.heads import HEADS
+from tadjax.heads import make_head
 
 Batch = dict[str, jax.Array]
 
@@ -28,7 +30,8 @@ Batch = dict[str, jax.Array]
 class Localizer:
     """A backbone (tadjax/backbones), adapters inside or beside it on some of its layers, and a head (tadjax/heads).
 
-    adapter: a module inside the blocks; beside: a method on taps (side.Side, losa.Losa). One of them at most.
+    adapter: a module inside the blocks; beside: a method that computes the features its own way (side.Side, losa.Losa,
+    petl.Aim ...). One of them at most. trains_backbone: the backbone's own parameters get gradients.
     """
 
     backbone: Any
@@ -38,6 +41,7 @@ class Localizer:
     layers: tuple[int, ...] = ()
     memory: inside.Memory = inside.Memory()
     beside: Any = None
+    trains_backbone: bool = False
 
     def init(self, key: jax.Array) -> dict:
         """Random float32 parameters of all three collections."""
@@ -75,6 +79,7 @@ class Localizer:
             layers=self.layers,
             branch_scales=scales,
             memory=self.memory,
+            frozen=not self.trains_backbone,
         )  # [B, T', D]
         return resize_in_time(features, self.feature_length)
 
@@ -140,30 +145,50 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
         attention=resolve(config.memory.attention, platform or jax.default_backend()),
         dtype=dtype,
     )
-    options = config.head.to_dict()
-    head = HEADS[options.pop("name")](classes=classes, dtype=dtype, **_tuples(options))
-    adapter, beside, layers = _adaptation(config.adaptation, backbone)
+    head = make_head(_tuples(config.head.to_dict()), classes, dtype)
+    options, adapter, beside = config.adaptation, None, None
+    if options.method in ("tia", "full_tia", "longlora"):
+        adapter = _inside(options, backbone)
+    elif options.method not in ("none", "full"):
+        beside = _beside(options, backbone)
+    layers = ()
+    if adapter is not None or beside is not None:
+        below_last = options.method in ("losa", "unipt")
+        layers = adapted_layers(tuple(options.layers), backbone.depth - below_last)
     memory = inside.Memory(config.memory.remat, config.memory.clips_per_group, config.memory.taps)
-    return Localizer(backbone, head, config.window.feature_length, adapter, layers, memory, beside)
+    trains_backbone = options.method in ("full", "full_tia")
+    length = config.window.feature_length
+    return Localizer(backbone, head, length, adapter, layers, memory, beside, trains_backbone)
 
 
-def _adaptation(options: Any, backbone: Vit) -> tuple[nn.Module | None, Any, tuple[int, ...]]:
-    """(adapter inside, method beside, adapted layers) for config.adaptation; one of the first two is None."""
-    tia = Tia(
+def _tia(options: Any, backbone: Vit) -> Tia:
+    return Tia(
         hidden=int(backbone.width * options.ratio),
         kernel=tuple(options.kernel),
         residual=options.residual,
         dtype=backbone.dtype,
     )
-    if options.method == "tia":
-        return tia, None, adapted_layers(tuple(options.layers), backbone.depth)
+
+
+def _inside(options: Any, backbone: Vit) -> nn.Module:
+    """The module that follows each adapted block, for config.adaptation."""
+    if options.method == "longlora":
+        return ShiftedAttention(backbone.heads, options.group_steps, backbone.dtype)
+    return _tia(options, backbone)
+
+
+def _beside(options: Any, backbone: Vit) -> Any:
+    """The method with its own way to the features, for config.adaptation."""
     if options.method == "side":
-        return None, Side(tia), adapted_layers(tuple(options.layers), backbone.depth)
+        return Side(_tia(options, backbone))
     if options.method == "losa":
-        losa = options.losa.to_dict()
-        losa = Losa(grid=backbone.image // backbone.patch, dtype=backbone.dtype, **_tuples(losa))
-        return None, losa, adapted_layers(tuple(options.layers), backbone.depth - 1)
-    return None, None, ()
+        grid = backbone.image // backbone.patch
+        return Losa(grid=grid, dtype=backbone.dtype, **_tuples(options.losa.to_dict()))
+    if options.method == "unipt":
+        return Unipt(options.ratio, backbone.dtype)
+    if options.method == "aim":
+        return Aim(options.ratio)
+    return StAdapter(options.st_width, tuple(options.kernel))
 
 
 def adapted_layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -47,11 +47,13 @@ def run(
     layers: tuple[int, ...] = (),
     branch_scales: list[jax.Array] | None = None,
     memory: Memory,
+    frozen: bool = True,
 ) -> jax.Array:
     """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, T', D].
 
     layers: the adapted layers, ascending, counted from 0 over all stages; `adapter_params` is stacked over them.
-    branch_scales: the draws of stochastic depth (`backbone.drop_path`); None for none.
+    branch_scales: the draws of stochastic depth (`backbone.drop_path`); None for none. frozen: no gradient is wanted of
+    the backbone's own parameters (asked for, it is right, but slow).
     """
     x = backbone.embed(params, frames)
     first = 0
@@ -59,9 +61,9 @@ def run(
         depth = _depth(stage.params)
         inside = [layer - first for layer in layers if first <= layer < first + depth]
         used = sum(layer < first for layer in layers)
-        of_stage = _slice(adapter_params, used, len(inside))
+        of_stage = part(adapter_params, used, len(inside))
         scales = None if branch_scales is None else branch_scales[index]
-        x = _run_stage(stage, x, adapter, of_stage, inside, scales, memory)
+        x = _run_stage(stage, x, adapter, of_stage, inside, scales, memory, frozen)
         first += depth
     return backbone.pool(x)
 
@@ -74,6 +76,7 @@ def _run_stage(
     layers: list[int],
     scales: jax.Array | None,
     memory: Memory,
+    frozen: bool,
 ) -> jax.Array:
     block = in_clip_groups(stage, memory.clips_per_group)
 
@@ -82,13 +85,16 @@ def _run_stage(
 
     def step(x: jax.Array, layer: tuple[Any, Any, jax.Array | None]) -> tuple[jax.Array, None]:
         adapter_before, params, scale = layer
+        params = pick_layer(stage.params, params) if frozen else params
         return block(params, adapt(adapter_before, x), scale), None
 
     used = 0
     for begin, count, has_adapter in _rolled_runs(_depth(stage.params), layers):
-        adapters = _slice(adapter_params, used, count) if has_adapter else None
+        adapters = part(adapter_params, used, count) if has_adapter else None
         used += count if has_adapter else 0
-        x = scan_layers(step, x, (adapters, _slice(stage.params, begin, count), _slice(scales, begin, count)), memory)
+        # A slice of the stacked weights is a copy of them, so that frozen layers are picked by index.
+        blocks = jnp.arange(begin, begin + count) if frozen else part(stage.params, begin, count)
+        x = scan_layers(step, x, (adapters, blocks, part(scales, begin, count)), memory)
     if used < len(layers):  # the last layer's own adapter has no block after it
         x = jax.checkpoint(adapt)(jax.tree.map(lambda a: a[-1], adapter_params), x)
     return x
@@ -144,12 +150,14 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
         return jax.lax.scan(_offloaded(step), x, stacked)[0]
     body = jax.checkpoint(step, prevent_cse=False)
     depth = _depth(stacked)
-    outer = max(d for d in range(1, int(depth**0.5) + 1) if depth % d == 0)
+    outer = int(depth**0.5)
     if memory.remat == "nested" and outer > 1:
-        nested = jax.tree.map(lambda a: a.reshape(outer, depth // outer, *a.shape[1:]), stacked)
+        inner = depth // outer
+        nested = jax.tree.map(lambda a: a[: outer * inner].reshape(outer, inner, *a.shape[1:]), stacked)
         many = jax.checkpoint(lambda x, layers: (jax.lax.scan(body, x, layers)[0], None), prevent_cse=False)
-        return jax.lax.scan(many, x, nested)[0]
-    return jax.lax.scan(body, x, stacked)[0]
+        x = jax.lax.scan(many, x, nested)[0]
+        stacked = jax.tree.map(lambda a: a[outer * inner :], stacked)  # what is left over, fewer than `outer`
+    return jax.lax.scan(body, x, stacked)[0] if _depth(stacked) else x
 
 
 def _offloaded(step: Callable) -> Callable:
@@ -167,9 +175,15 @@ def _offloaded(step: Callable) -> Callable:
     return jax.checkpoint(named, policy=policy, prevent_cse=False)
 
 
+def pick_layer(stacked: Any, index: jax.Array) -> Any:
+    """One layer of what is stacked on a leading layer axis."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), stacked)
+
+
 def _depth(stacked: Any) -> int:
     return jax.tree.leaves(stacked)[0].shape[0]
 
 
-def _slice(stacked: Any, begin: int, count: int) -> Any:
+def part(stacked: Any, begin: int, count: int) -> Any:
+    """Some layers of what is stacked on a leading layer axis."""
     return jax.tree.map(lambda a: a[begin : begin + count], stacked)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tadjax.adaptation.inside import join_groups, split_groups
+from tadjax.adaptation.inside import join_groups, part, pick_layer, split_groups
 from tadjax.backbones.vit import Stage
 
 STORAGES = ("store", "store_int8", "recompute", "offload")
@@ -57,7 +57,9 @@ def run(
     groups = _groups(backbone, params, frames, clips_per_group)
     collect = _collector(backbone, runs, tap, storage, groups)
     tapped = [run_ for run_ in runs if run_.taps]
-    taps, last = collect([_part(tap_params[run_.entry], run_.taps) for run_ in tapped], params, frames)
+    taps, last = collect(
+        [part(tap_params[run_.entry], run_.taps.start, len(run_.taps)) for run_ in tapped], params, frames
+    )
     of_stages = [[t for t, run_ in zip(taps, tapped, strict=True) if run_.entry == i] for i in range(len(tap_params))]
     return [jnp.concatenate(parts) for parts in of_stages], last
 
@@ -87,10 +89,6 @@ def _runs(depths: list[int], tapped: tuple[int, ...]) -> list[_Run]:
         first += depth
         entry += taps > 0
     return runs
-
-
-def _part(stacked: Any, layers: range) -> Any:
-    return jax.tree.map(lambda a: a[layers.start : layers.stop], stacked)
 
 
 def _groups(backbone: Any, params: Any, frames: jax.Array, clips_per_group: int) -> int:
@@ -179,8 +177,7 @@ def _scan(stage: Stage, layers: range, x: Any, given: Any, of_layer: Callable) -
 
     def step(x: Any, layer: tuple) -> tuple[Any, Any]:
         index, given = layer
-        block_params = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), stage.params)
-        x = stage.block(block_params, x, None)
+        x = stage.block(pick_layer(stage.params, index), x, None)
         return x, of_layer(x, given)
 
     return jax.lax.scan(step, x, (jnp.arange(layers.start, layers.stop), given))
