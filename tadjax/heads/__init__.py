@@ -8,6 +8,18 @@ All have the same face, pure functions of their parameters on a frozen holder of
     candidates(params, features, valid) -> {"segments", "scores", "valid"}
 """
 
-from tadjax.heads.actionformer import ActionFormer
+import dataclasses
+from typing import Any
 
-HEADS = {"actionformer": ActionFormer}
+from tadjax.heads.actionformer import ActionFormer
+from tadjax.heads.tridet import TriDet
+
+HEADS = {"actionformer": ActionFormer, "tridet": TriDet}
+
+
+def make_head(options: dict[str, Any], classes: int, dtype: Any) -> Any:
+    """The head of `config.head`, as a dict: from the common fields that it has, and its own section."""
+    name = options["name"]
+    fields = {field.name for field in dataclasses.fields(HEADS[name])} - {"name"}  # Flax's own name of a module
+    common = {field: value for field, value in options.items() if field in fields}
+    return HEADS[name](classes=classes, dtype=dtype, **common, **options.get(name, {}))

@@ -153,7 +153,7 @@ class ActionFormer(AnchorFree):
     @property
     def windows(self) -> tuple[int, ...]:
         """Attention windows, one a level."""
-        return self.by_level("attention_window")
+        return self.by_level(self.attention_window, "attention_window")
 
     @property
     def length_multiple(self) -> int:

@@ -58,9 +58,8 @@ class AnchorFree(nn.Module):
         """Feature steps between two points of a level."""
         return tuple(2**level for level in range(self.levels))
 
-    def by_level(self, field: str) -> tuple[int, ...]:
+    def by_level(self, value: int | tuple[int, ...], field: str) -> tuple[int, ...]:
         """A setting that is one number for all levels, or one a level; ConfigError where their number is wrong."""
-        value = getattr(self, field)
         values = (value,) * self.levels if isinstance(value, int) else tuple(value)
         if len(values) != self.levels:
             raise ConfigError(

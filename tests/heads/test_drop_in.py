@@ -1,0 +1,44 @@
+"""Every head trains and predicts in the tiny twin of the flagship, by its name alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import thumos_vitg
+from tadjax import config as configs
+from tadjax.localizer import build
+
+CLASSES = {"actionformer": 3, "tridet": 3}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_a_step_of_training_lowers_the_loss(name):
+    config = thumos_vitg.get_config("tiny")
+    config.head.name = name
+    configs.check(config, configs.reference())
+    model = build(config, CLASSES[name], "cpu")
+    params = model.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    length = config.window.feature_length
+    batch = {
+        "frames": rng.integers(0, 256, (1, config.window.frames, 32, 32, 3)).astype(np.float32),
+        "valid": np.arange(length)[None] < length - 5,
+        "segments": np.array([[[4.0, 9.5], [12.0, 25.0]]], np.float32),
+        "labels": np.array([[0, CLASSES[name] - 1]], np.int32),
+        "segment_valid": np.ones((1, 2), bool),
+    }
+
+    @jax.jit
+    def step(head):
+        def loss(head):
+            return model.losses(params | {"head": head}, model.head.init_state(), batch)[0]["loss"]
+
+        before, grads = jax.value_and_grad(loss)(head)
+        return before, loss(jax.tree.map(lambda p, g: p - 1e-2 * g, head, grads))
+
+    before, after = step(params["head"])
+    assert after < before
+    found = jax.eval_shape(model.candidates, params, batch)
+    count = found["valid"].shape[1]
+    assert found["scores"].shape == (1, count, CLASSES[name])
+    assert found["segments"].shape in ((1, count, 2), (1, count, CLASSES[name], 2))
