@@ -1,0 +1,336 @@
+"""Checks a data set before training, and makes one of your own videos.
+
+python -m tadjax.data.prepare thumos --root data/thumos14
+python -m tadjax.data.prepare custom --videos DIR --annotations FILE    # CSV, ELAN, VIA or ActivityNet JSON
+
+The first compares annotations with videos (missing, extra, unreadable, wrong length, segments out of range), says how
+long everything is and which sizes suit it, and writes what is missing: classes.txt, and blocked.txt with the videos
+that cannot be used. The second writes annotations.json, classes.txt and a config to train with. Exit status 0: all is
+well; 1: some videos or segments are left out, as printed; 2: nothing can be done, with the reason.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
+from tadjax.data.formats import Instance, is_activitynet, read_instances
+from tadjax.data.recipe import describe, suggest
+from tadjax.data.records import EXTENSIONS
+from tadjax.data.video import VideoInfo, probe
+from tadjax.errors import DataError, TadjaxError
+
+NAMED = 5  # examples of each kind of problem
+SECONDS_OFF, SHARE_OFF = 1.0, 0.02  # annotated durations are rounded: beyond both, it is another cut of the video
+VALIDATION_SHARE = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Where a public data set's files lie under its folder, and how they are named."""
+
+    root: str
+    subsets: tuple[str, ...]
+    annotations: str = "annotations.json"
+    classes: str = "classes.txt"
+    prefix: str = ""
+    fps: float = 0.0  # that the recipe assumes of the files; 0: any
+
+
+DATASETS = {
+    "thumos": DataSet("data/thumos14", ("training", "validation")),
+    "multithumos": DataSet("data/multithumos", ("training", "validation")),
+    "anet": DataSet("data/anet", ("training", "validation"), prefix="v_"),
+    "hacs": DataSet("data/hacs", ("training", "validation"), prefix="v_"),
+    "epic_verb": DataSet("data/epic", ("train", "val"), "annotations_verb.json", "classes_verb.txt", fps=30),
+    "epic_noun": DataSet("data/epic", ("train", "val"), "annotations_noun.json", "classes_noun.txt", fps=30),
+    "ego4d": DataSet("data/ego4d", ("train", "val")),
+    "charades": DataSet("data/charades", ("training", "testing"), fps=30),
+}
+
+
+@dataclasses.dataclass
+class Findings:
+    """Problems by kind, each a list of lines; and what is known of the readable files."""
+
+    problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    infos: dict[str, VideoInfo] = dataclasses.field(default_factory=dict)
+    blocked: list[str] = dataclasses.field(default_factory=list)  # annotated videos that cannot be used
+
+    def add(self, kind: str, line: str) -> None:
+        self.problems.setdefault(kind, []).append(line)
+
+    def report(self) -> list[str]:
+        lines = []
+        for kind, found in self.problems.items():
+            lines.append(f"{len(found)} x {kind}")
+            lines += [f"    {line}" for line in found[:NAMED]]
+            lines += [f"    ... and {len(found) - NAMED} more"] if len(found) > NAMED else []
+        return lines
+
+
+def check_videos(annotations: Annotations, folder: Path, prefix: str = "", fps: float = 0.0) -> Findings:
+    """Compares annotated videos with the files of a folder, each of which is demuxed once."""
+    findings = Findings()
+    files = video_files(folder)
+    wanted = {prefix + video.name: video for video in annotations.videos}
+    for stem in sorted(set(files) - set(wanted)):
+        findings.add("video files without annotations: not used", str(files[stem]))
+    for name, video in wanted.items():
+        if name not in files:
+            findings.add("annotated videos without a file", video.name)
+            findings.blocked.append(video.name)
+    there = {name: files[name] for name in wanted if name in files}
+    for name, result in _probe_all(there).items():
+        video = wanted[name]
+        if isinstance(result, DataError):
+            findings.add("files that cannot be read", str(result))
+            findings.blocked.append(video.name)
+            continue
+        findings.infos[video.name] = result
+        off = abs(result.duration - video.duration)
+        if off > max(SECONDS_OFF, SHARE_OFF * video.duration):
+            line = f"{there[name]}: lasts {result.duration:.2f} s, annotated are {video.duration:.2f} s"
+            findings.add("durations that disagree: the file is cut differently from the annotated one", line)
+        elif video.frames and abs(result.frames - video.frames) > max(2, SHARE_OFF * video.frames):
+            line = f"{there[name]}: holds {result.frames} frames, annotated are {video.frames}"
+            findings.add("frame counts that disagree: seconds are converted by the annotated frame rate", line)
+        if fps and abs(result.fps - fps) > 0.1:
+            findings.add(f"files that are not at {fps:g} frames a second", f"{there[name]}: {result.fps:.3f}")
+    for line in annotations.summary():
+        findings.add("kinds of annotations out of order", line)
+    return findings
+
+
+def video_files(folder: Path) -> dict[str, Path]:
+    """Video files of a folder by name without extension; DataError where there is no folder or no such file."""
+    try:
+        found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in EXTENSIONS}
+    except OSError as error:
+        raise DataError(f"{folder}: the folder of videos cannot be read ({error.strerror})") from error
+    if not found:
+        raise DataError(f"{folder}: holds no video file ({', '.join(EXTENSIONS)})")
+    return found
+
+
+def _probe_all(files: dict[str, Path]) -> dict[str, VideoInfo | DataError]:
+    def probed(path: Path) -> VideoInfo | DataError:
+        try:
+            return probe(path)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = track(
+            pool.map(probed, files.values()),
+            "reading videos",
+            len(files),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        return dict(zip(files, results, strict=True))
+
+
+def prepare(name: str, root: Path) -> int:
+    """Checks a public data set, prints what was found, writes classes.txt (if missing) and blocked.txt."""
+    data = DATASETS[name]
+    database = read_database(root / data.annotations)
+    classes = root / data.classes
+    if not classes.exists():
+        classes.write_text("\n".join(derive_classes(database, str(root / data.annotations))) + "\n", encoding="utf-8")
+        print(f"wrote {classes}, sorted; published checkpoints count labels by the data set's own list of classes")
+    annotations = load_annotations(root / data.annotations, data.subsets, classes)
+    findings = check_videos(annotations, root / "videos", data.prefix, data.fps)
+    for subset in data.subsets:
+        videos = [video for video in annotations.videos if video.subset == subset]
+        rates = [info.fps for info in findings.infos.values()]
+        print(f"{subset}:")
+        for line in describe(videos, annotations.classes, data.fps or float(np.median(rates or [30]))):
+            print(f"    {line}")
+    print("\n".join(findings.report()) or "annotations and videos agree")
+    (root / "blocked.txt").write_text("".join(f"{video}\n" for video in findings.blocked), encoding="utf-8")
+    if findings.blocked:
+        print(
+            f"wrote {root / 'blocked.txt'}: with config.data.blocked set to it, training and evaluation go without "
+            f"these {len(findings.blocked)} videos; mAP then is not that of the published evaluation"
+        )
+    return 1 if findings.problems else 0
+
+
+def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> int:
+    """Makes a data set of a folder of videos and annotations of any known format, and a config for it."""
+    files = video_files(videos)
+    if is_activitynet(source):
+        database = read_database(source)
+        for name, entry in database.items():
+            if not isinstance(entry, dict):
+                raise DataError(f"{source}: video {name!r}: is {entry!r:.80}, not an object")
+        infos, problems = _readable(files, list(database))
+        database = {name: {"subset": _subset(name), **database[name]} for name in database if name in infos}
+    else:
+        instances = read_instances(source)
+        infos, problems = _readable(files, list(dict.fromkeys(instance.video for instance in instances)))
+        database = _database(instances, infos)
+    if not database:
+        raise DataError("none of the annotated videos can be used:\n" + "\n".join(problems.report()))
+    train, evaluation = _split(database)
+    classes = derive_classes(database, str(source))
+    annotations = parse_database(database, tuple(dict.fromkeys((train, evaluation))), classes, str(source))
+    for line in annotations.summary():
+        problems.add("kinds of annotations out of order", line)
+    for stem in sorted(set(files) - set(database)):
+        problems.add("video files without annotations: not used", str(files[stem]))
+
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "annotations.json").write_text(json.dumps({"database": database}, indent=1) + "\n", encoding="utf-8")
+    (output / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    fps = float(np.median([info.fps for info in infos.values()]))
+    config = write_config(output, videos, annotations, (train, evaluation), list(infos.values()), fps, backbone)
+    for subset in dict.fromkeys((train, evaluation)):
+        of_subset = [video for video in annotations.videos if video.subset == subset]
+        print("\n    ".join([f"{subset}:", *describe(of_subset, classes, fps)]))
+    print("\n".join(problems.report()) or "annotations and videos agree")
+    print(f"wrote {output / 'annotations.json'}, {output / 'classes.txt'}, {config}; train with\n")
+    print(f"    python -m tadjax.main --config={config} --workdir=runs/{output.name}")
+    return 1 if problems.problems else 0
+
+
+def _readable(files: dict[str, Path], names: Sequence[str]) -> tuple[dict[str, VideoInfo], Findings]:
+    findings = Findings()
+    for name in names:
+        if name not in files:
+            findings.add("annotated videos without a file: left out", name)
+    for name, result in _probe_all({name: files[name] for name in names if name in files}).items():
+        if isinstance(result, DataError):
+            findings.add("files that cannot be read: left out", str(result))
+        else:
+            findings.infos[name] = result
+    return findings.infos, findings
+
+
+def _database(instances: Sequence[Instance], infos: dict[str, VideoInfo]) -> dict:
+    database = {
+        name: {"subset": "", "duration": info.duration, "frame": info.frames, "annotations": []}
+        for name, info in infos.items()
+    }
+    for video, start, end, label in instances:
+        if video in database:
+            database[video]["annotations"].append({"segment": [start, end], "label": label})
+    ordered = sorted(database, key=_draw)  # the same on every machine, and not the order of recording
+    held_out = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
+    for number, name in enumerate(ordered):
+        database[name]["subset"] = "validation" if number < held_out else "training"
+    return database
+
+
+def _draw(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _subset(name: str) -> str:
+    """Of a video whose entry names none: one in five is held out, whatever the others are."""
+    return "validation" if int(_draw(name), 16) % round(1 / VALIDATION_SHARE) == 0 else "training"
+
+
+def _split(database: dict) -> tuple[str, str]:
+    """The subsets to train and to evaluate on; one and the same where there is no other."""
+    subsets = list(dict.fromkeys(entry["subset"] for entry in database.values()))
+    train = next((s for s in subsets if s.lower().startswith("train")), subsets[0])
+    others = [s for s in subsets if s != train]
+    return train, next((s for s in others if s.lower().startswith("val")), (others or [train])[0])
+
+
+def write_config(
+    output: Path,
+    videos: Path,
+    annotations: Annotations,
+    subsets: tuple[str, str],
+    infos: Sequence[VideoInfo],
+    fps: float,
+    backbone: str,
+) -> Path:
+    """A config file to train with, its sizes from the lengths of the instances; returns its path."""
+    lengths = np.concatenate([np.diff(video.segments, axis=1)[:, 0] for video in annotations.videos])
+    if not len(lengths):
+        raise DataError("no annotated segment lies inside its video; are its times in seconds?")
+    sizes = suggest(lengths, max(info.duration for info in infos), fps)
+    aspect = max(max(info.width, info.height) / min(info.width, info.height) for info in infos)
+    frames = sizes.feature_length * sizes.frames_per_feature
+    counts = f"{len(annotations.videos)} videos, {len(lengths)} instances, {len(annotations.classes)} classes"
+    seconds = sizes.feature_length * sizes.stride / fps
+    text = f'''"""AdaTAD on {output.name}: {counts}.
+
+Written by python -m tadjax.data.prepare custom, its sizes from the lengths of the instances; change what you like.
+
+    python -m tadjax.main --config={output / "config.py"} --workdir=runs/{output.name}
+"""
+
+from configs import common
+
+
+def get_config(variant: str = ""):
+    config = common.base()
+    config.data.name = {output.name!r}
+    config.data.annotations = {str(output / "annotations.json")!r}
+    config.data.classes = {str(output / "classes.txt")!r}
+    config.data.videos = {str(videos)!r}
+    config.data.train_subset, config.data.eval_subset = {subsets[0]!r}, {subsets[1]!r}
+    config.data.max_aspect = {math.ceil(1000 * max(1, aspect)) / 1000}
+    config.window.frames = {frames}
+    config.window.feature_length = {sizes.feature_length}
+    config.window.stride = {sizes.stride}  # a window is {seconds:.1f} s at {fps:g} frames a second
+    config.backbone.size = {backbone[-1]!r}
+    config.backbone.weights = "weights/{backbone}"  # see README.md for converting published weights
+    config.head.max_length = {sizes.feature_length}
+    config.head.convs = (2, 2, {sizes.levels - 1})
+    config.head.regression_ranges = {sizes.regression_ranges}
+    return common.tiny(config) if variant == "tiny" else config
+'''
+    path = output / "config.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tadjax.data.prepare", description=__doc__.partition("\n")[0])
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, data in DATASETS.items():
+        known = names.add_parser(name, help=f"checks {data.root}")
+        known.add_argument("--root", type=Path, default=Path(data.root), help="its folder (default: %(default)s)")
+    custom = names.add_parser("custom", help="makes a data set of your own videos")
+    custom.add_argument("--videos", type=Path, required=True, help="folder of video files")
+    custom.add_argument("--annotations", type=Path, required=True, help="CSV, .eaf, VIA, JSON; or a folder")
+    custom.add_argument("--output", type=Path, default=Path("data/custom"), help="folder to write (%(default)s)")
+    custom.add_argument("--backbone", choices=("vits", "vitb", "vitl", "vith", "vitg"), default="vitb")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.name == "custom":
+            return prepare_custom(arguments.videos, arguments.annotations, arguments.output, arguments.backbone)
+        return prepare(arguments.name, arguments.root)
+    except TadjaxError as error:
+        text = str(error)
+    except OSError as error:
+        text = f"{error.filename}: cannot be written ({error.strerror})"
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

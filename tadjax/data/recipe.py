@@ -1,0 +1,84 @@
+"""What a person needs to choose a recipe for a data set: its lengths, and window, stride and levels that fit them.
+
+The rules reproduce what the published recipes chose by hand. A feature step is short enough that nine of ten actions
+span four of them (THUMOS14: 4 frames at 30 a second); a window holds the longest actions twice over; levels double
+from 4 steps on until the last one, which is open, begins below the longest actions (ActionFormer, arXiv:2202.07925).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tadjax.data.annotations import Video
+
+LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)  # feature steps of a window that divide well
+LONGEST_STRIDE = 64
+BACKBONE_SPACING = 4 / 30  # seconds between two sampled frames: what VideoMAE was pre-trained on
+LEVELS = (3, 8)  # fewest and most
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggestion:
+    """Sizes in the words of `config.window` and `config.head`."""
+
+    feature_length: int  # feature steps
+    frames_per_feature: int
+    stride: int  # video frames
+    levels: int
+
+    @property
+    def regression_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Feature steps, one pair a level."""
+        edges = [0, *(2 ** (level + 2) for level in range(self.levels - 1)), 10000]
+        return tuple(zip(edges[:-1], edges[1:], strict=True))
+
+
+def suggest(lengths: np.ndarray, longest_video: float, fps: float) -> Suggestion:
+    """A recipe's sizes from the lengths of all instances [n] and of the longest video in seconds."""
+    short, long = np.quantile(lengths, (0.1, 0.99))
+    stride = 2 ** int(np.clip(math.floor(math.log2(max(short * fps / 4, 1))), 0, math.log2(LONGEST_STRIDE)))
+    per_second = fps / stride
+    needed = min(2 * long, longest_video) * per_second
+    length = next((steps for steps in LENGTHS if steps >= needed), LENGTHS[-1])
+    levels = math.floor(math.log2(max(long * per_second / 4, 1))) + 1
+    deepest = next(n for n in range(LEVELS[1], 0, -1) if length % 2 ** (n - 1) == 0 and length // 2 ** (n - 1) >= 2)
+    spacing = max(1, 2 ** math.floor(math.log2(max(fps * BACKBONE_SPACING, 1))))
+    return Suggestion(
+        length, max(1, stride // spacing), stride, int(np.clip(levels, LEVELS[0], min(LEVELS[1], deepest)))
+    )
+
+
+def describe(videos: Sequence[Video], classes: Sequence[str], fps: float) -> list[str]:
+    """Lines about annotated videos: counts and lengths, and the sizes to start from."""
+    counts = np.array([len(video.labels) for video in videos])
+    if not counts.sum():
+        return [f"{len(videos)} videos, none with an instance"]
+    lengths = np.concatenate([np.diff(video.segments, axis=1)[:, 0] for video in videos])
+    durations = np.array([video.duration for video in videos])
+    coverage = np.concatenate([np.diff(video.segments, axis=1)[:, 0] / video.duration for video in videos])
+    found = suggest(lengths[lengths > 0], durations.max(), fps)
+    per_class = np.bincount(np.concatenate([video.labels for video in videos]), minlength=len(classes))
+    rarest = int(per_class.argmin())
+    lines = [
+        f"{len(videos)} videos, {counts.sum()} instances of {len(classes)} classes "
+        f"({counts.mean():.1f} a video, {counts.max()} at most; rarest class {classes[rarest]!r}: {per_class[rarest]})",
+        _spread("videos last", durations),
+        _spread("instances last", lengths),
+        f"suggested at {fps:g} frames a second: window.stride = {found.stride}, window.feature_length = "
+        f"{found.feature_length} ({found.feature_length * found.stride / fps:.0f} s), window.frames = "
+        f"{found.feature_length * found.frames_per_feature}, head.convs = (2, 2, {found.levels - 1}), "
+        f"head.regression_ranges = {found.regression_ranges}",
+    ]
+    if np.median(coverage) > 0.25:
+        lines.append(
+            f"instances cover {100 * np.median(coverage):.0f} % of their video (median): window.sampling = "
+            'window.eval_sampling = "resize", the whole video as one window, may do better (as on ActivityNet)'
+        )
+    return lines
+
+
+def _spread(what: str, seconds: np.ndarray) -> str:
+    low, middle, high, most = (*np.quantile(seconds, (0.1, 0.5, 0.9)), seconds.max())
+    return f"{what} {middle:.1f} s (median), {low:.1f} to {high:.1f} s for most (10 to 90 %), {most:.1f} s at most"
