@@ -26,7 +26,7 @@ from rich.progress import track
 
 from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
 from tadjax.data.formats import Instance, is_activitynet, read_instances
-from tadjax.data.recipe import describe, suggest
+from tadjax.data.recipe import advise, describe, instance_lengths, suggest
 from tadjax.data.records import EXTENSIONS
 from tadjax.data.video import VideoInfo, probe
 from tadjax.errors import DataError, TadjaxError
@@ -155,10 +155,9 @@ def prepare(name: str, root: Path) -> int:
     findings = check_videos(annotations, root / "videos", data.prefix, data.fps)
     for subset in data.subsets:
         videos = [video for video in annotations.videos if video.subset == subset]
-        rates = [info.fps for info in findings.infos.values()]
-        print(f"{subset}:")
-        for line in describe(videos, annotations.classes, data.fps or float(np.median(rates or [30]))):
-            print(f"    {line}")
+        print("\n    ".join([f"{subset}:", *describe(videos, annotations.classes)]))
+    rates = [info.fps for info in findings.infos.values()]
+    print("\n".join(advise(annotations.videos, data.fps or float(np.median(rates or [30])))))
     print("\n".join(findings.report()) or "annotations and videos agree")
     (root / "blocked.txt").write_text("".join(f"{video}\n" for video in findings.blocked), encoding="utf-8")
     if findings.blocked:
@@ -177,11 +176,11 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
         for name, entry in database.items():
             if not isinstance(entry, dict):
                 raise DataError(f"{source}: video {name!r}: is {entry!r:.80}, not an object")
-        infos, problems = _readable(files, list(database))
+        infos, problems = _readable(files, names := list(database))
         database = {name: {"subset": _subset(name), **database[name]} for name in database if name in infos}
     else:
         instances = read_instances(source)
-        infos, problems = _readable(files, list(dict.fromkeys(instance.video for instance in instances)))
+        infos, problems = _readable(files, names := list(dict.fromkeys(instance.video for instance in instances)))
         database = _database(instances, infos)
     if not database:
         raise DataError("none of the annotated videos can be used:\n" + "\n".join(problems.report()))
@@ -190,7 +189,7 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
     annotations = parse_database(database, tuple(dict.fromkeys((train, evaluation))), classes, str(source))
     for line in annotations.summary():
         problems.add("kinds of annotations out of order", line)
-    for stem in sorted(set(files) - set(database)):
+    for stem in sorted(set(files) - set(names)):
         problems.add("video files without annotations: not used", str(files[stem]))
 
     output.mkdir(parents=True, exist_ok=True)
@@ -200,7 +199,8 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
     config = write_config(output, videos, annotations, (train, evaluation), list(infos.values()), fps, backbone)
     for subset in dict.fromkeys((train, evaluation)):
         of_subset = [video for video in annotations.videos if video.subset == subset]
-        print("\n    ".join([f"{subset}:", *describe(of_subset, classes, fps)]))
+        print("\n    ".join([f"{subset}:", *describe(of_subset, classes)]))
+    print("\n".join(advise(annotations.videos, fps)))
     print("\n".join(problems.report()) or "annotations and videos agree")
     print(f"wrote {output / 'annotations.json'}, {output / 'classes.txt'}, {config}; train with\n")
     print(f"    python -m tadjax.main --config={config} --workdir=runs/{output.name}")
@@ -262,7 +262,7 @@ def write_config(
     backbone: str,
 ) -> Path:
     """A config file to train with, its sizes from the lengths of the instances; returns its path."""
-    lengths = np.concatenate([np.diff(video.segments, axis=1)[:, 0] for video in annotations.videos])
+    lengths = instance_lengths(annotations.videos)
     if not len(lengths):
         raise DataError("no annotated segment lies inside its video; are its times in seconds?")
     sizes = suggest(lengths, max(info.duration for info in infos), fps)
@@ -282,16 +282,16 @@ from configs import common
 
 def get_config(variant: str = ""):
     config = common.base()
-    config.data.name = {output.name!r}
-    config.data.annotations = {str(output / "annotations.json")!r}
-    config.data.classes = {str(output / "classes.txt")!r}
-    config.data.videos = {str(videos)!r}
-    config.data.train_subset, config.data.eval_subset = {subsets[0]!r}, {subsets[1]!r}
+    config.data.name = {json.dumps(output.name)}
+    config.data.annotations = {json.dumps(str(output / "annotations.json"))}
+    config.data.classes = {json.dumps(str(output / "classes.txt"))}
+    config.data.videos = {json.dumps(str(videos))}
+    config.data.train_subset, config.data.eval_subset = {json.dumps(subsets[0])}, {json.dumps(subsets[1])}
     config.data.max_aspect = {math.ceil(1000 * max(1, aspect)) / 1000}
     config.window.frames = {frames}
     config.window.feature_length = {sizes.feature_length}
     config.window.stride = {sizes.stride}  # a window is {seconds:.1f} s at {fps:g} frames a second
-    config.backbone.size = {backbone[-1]!r}
+    config.backbone.size = {json.dumps(backbone[-1])}
     config.backbone.weights = "weights/{backbone}"  # see README.md for converting published weights
     config.head.max_length = {sizes.feature_length}
     config.head.convs = (2, 2, {sizes.levels - 1})

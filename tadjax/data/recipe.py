@@ -50,33 +50,46 @@ def suggest(lengths: np.ndarray, longest_video: float, fps: float) -> Suggestion
     )
 
 
-def describe(videos: Sequence[Video], classes: Sequence[str], fps: float) -> list[str]:
-    """Lines about annotated videos: counts and lengths, and the sizes to start from."""
+def describe(videos: Sequence[Video], classes: Sequence[str]) -> list[str]:
+    """Lines about the annotated videos of one subset: counts and lengths."""
     counts = np.array([len(video.labels) for video in videos])
     if not counts.sum():
         return [f"{len(videos)} videos, none with an instance"]
-    lengths = np.concatenate([np.diff(video.segments, axis=1)[:, 0] for video in videos])
-    durations = np.array([video.duration for video in videos])
-    coverage = np.concatenate([np.diff(video.segments, axis=1)[:, 0] / video.duration for video in videos])
-    found = suggest(lengths[lengths > 0], durations.max(), fps)
     per_class = np.bincount(np.concatenate([video.labels for video in videos]), minlength=len(classes))
     rarest = int(per_class.argmin())
-    lines = [
+    return [
         f"{len(videos)} videos, {counts.sum()} instances of {len(classes)} classes "
         f"({counts.mean():.1f} a video, {counts.max()} at most; rarest class {classes[rarest]!r}: {per_class[rarest]})",
-        _spread("videos last", durations),
-        _spread("instances last", lengths),
+        _spread("videos last", np.array([video.duration for video in videos])),
+        _spread("instances last", instance_lengths(videos)),
+    ]
+
+
+def advise(videos: Sequence[Video], fps: float) -> list[str]:
+    """Lines that suggest the sizes of a config for all annotated videos; none without an instance."""
+    lengths = instance_lengths(videos)
+    if not len(lengths):
+        return []
+    found = suggest(lengths, max(video.duration for video in videos), fps)
+    lines = [
         f"suggested at {fps:g} frames a second: window.stride = {found.stride}, window.feature_length = "
         f"{found.feature_length} ({found.feature_length * found.stride / fps:.0f} s), window.frames = "
         f"{found.feature_length * found.frames_per_feature}, head.convs = (2, 2, {found.levels - 1}), "
         f"head.regression_ranges = {found.regression_ranges}",
     ]
-    if np.median(coverage) > 0.25:
+    covered = np.median(np.concatenate([np.diff(v.segments, axis=1)[:, 0] / v.duration for v in videos]))
+    if covered > 0.25:
         lines.append(
-            f"instances cover {100 * np.median(coverage):.0f} % of their video (median): window.sampling = "
+            f"instances cover {100 * covered:.0f} % of their video (median): window.sampling = "
             'window.eval_sampling = "resize", the whole video as one window, may do better (as on ActivityNet)'
         )
     return lines
+
+
+def instance_lengths(videos: Sequence[Video]) -> np.ndarray:
+    """Lengths in seconds of all instances that have one, float64 [n]."""
+    lengths = np.concatenate([np.diff(video.segments, axis=1)[:, 0] for video in videos])
+    return lengths[lengths > 0]
 
 
 def _spread(what: str, seconds: np.ndarray) -> str:

@@ -163,7 +163,7 @@ def test_what_cannot_be_done_exits_2(tmp_path, capsys):
 
 
 def test_suggestions_are_those_of_published_recipes():
-    """Of lengths like THUMOS14's (1 to 20 s, 30 frames a second): stride 4, six levels, a window of 384 steps or more."""
+    """Of lengths like THUMOS14's (1 to 20 s, 30 frames a second): stride 4, six levels."""
     lengths = np.concatenate([np.full(20, 0.9), np.full(75, 3.0), np.full(5, 20.0)])
     found = suggest(lengths, longest_video=1600.0, fps=30.0)
     assert (found.stride, found.frames_per_feature, found.levels) == (4, 1, 6)
