@@ -96,7 +96,7 @@ def base() -> ConfigDict:
     losa.positions = "none"  # or sincos: temporal positions added to queries and keys
 
     config.head = head = ConfigDict()
-    head.name = "actionformer"  # actionformer or tridet; each takes the fields that it has
+    head.name = "actionformer"  # actionformer, tridet or gtad; each takes the fields that it has
     head.width = 512
     head.convs = (2, 2, 5)  # embedding convolutions, stem blocks, branch (stride 2) blocks; levels = branch blocks + 1
     head.heads = 4  # of attention; ActionFormer only, like the next
@@ -125,6 +125,21 @@ def base() -> ConfigDict:
     tridet.boundary_kernel_size = 3  # of the start and end towers
     tridet.input_noise = 0.0  # standard deviation of the noise on the features in training
     tridet.init_std = 0.0  # of the depth-wise convolutions' initial kernels
+    head.gtad = gtad = ConfigDict()  # see tadjax/heads/gtad.py; of the fields above it takes the width
+    gtad.durations = 64  # longest proposal, in feature steps
+    gtad.groups = 32  # paths of the first graph block
+    gtad.neighbours = 3  # of a step in feature space
+    gtad.roi_size = 16  # bins that a proposal's features are sampled to
+    gtad.context_size = 16  # and those of its steps' neighbours
+    gtad.extend = 0.5  # how far sampling reaches beyond a proposal, by its length
+    gtad.aligned_width = 512
+    gtad.map_width = 128
+    gtad.map_convs = 3
+    gtad.map_kernel = 3  # 1 or 3
+    gtad.whole_steps = (
+        True  # as OpenTAD: only steps wholly within 1.5 of a boundary are boundaries; False: half of them
+    )
+    gtad.boundary_scores = False  # scores are multiplied by the probabilities of start and end
 
     config.optim = optim = ConfigDict()
     optim.batch_size = 2  # windows a step, over all devices
@@ -246,6 +261,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
         config.adaptation.layers = (2, 3)  # the tiny backbone's last half
     config.memory.clips_per_group = min(config.memory.clips_per_group, 1)
     config.head.width, config.head.max_length, config.head.tridet.mlp_width = 32, 32, 32
+    config.head.gtad.durations, config.head.gtad.aligned_width, config.head.gtad.map_width = 16, 32, 16
     config.head.convs, config.head.head_convs = (1, 1, 2), 1  # compiling a block takes longer than running it
     config.head.regression_ranges = ((0, 4), (4, 8), (8, 10000))
     if config.head.attention_window != -1:

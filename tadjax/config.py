@@ -116,7 +116,7 @@ RULES: dict[str, Rule] = {
     "adaptation.losa.gate": one_of("zero", "one", "random", "cosine"),
     "adaptation.losa.short_range_clips": within(-1),
     "adaptation.losa.positions": one_of("none", "sincos"),
-    "head.name": one_of("actionformer", "tridet"),
+    "head.name": one_of("actionformer", "tridet", "gtad"),
     "head.width": positive,
     "head.heads": positive,
     "head.max_length": positive,
@@ -138,6 +138,16 @@ RULES: dict[str, Rule] = {
     "head.tridet.boundary_kernel_size": within(1),
     "head.tridet.input_noise": within(0),
     "head.tridet.init_std": within(0),
+    "head.gtad.durations": positive,
+    "head.gtad.groups": positive,
+    "head.gtad.neighbours": positive,
+    "head.gtad.roi_size": positive,
+    "head.gtad.context_size": positive,
+    "head.gtad.extend": within(0),
+    "head.gtad.aligned_width": positive,
+    "head.gtad.map_width": positive,
+    "head.gtad.map_convs": within(0),
+    "head.gtad.map_kernel": one_of(1, 3),
     "optim.batch_size": positive,
     "optim.accumulate": positive,
     "optim.head_lr": within(0),
@@ -295,6 +305,13 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
         )
     if head.width % head.heads:
         yield f"config.head.width = {head.width} is no multiple of config.head.heads = {head.heads}"
+    if head.name == "gtad" and not config.data.class_agnostic:
+        yield "config.head.name = 'gtad' makes proposals without classes: set config.data.class_agnostic = True"
+    if head.name == "gtad" and head.gtad.durations > window.feature_length:
+        yield (
+            f"config.head.gtad.durations = {head.gtad.durations} is above config.window.feature_length = "
+            f"{window.feature_length}: no proposal is longer than the window"
+        )
     if optim.batch_size % optim.accumulate:
         yield (
             f"config.optim.batch_size = {optim.batch_size} is no multiple of config.optim.accumulate = "

@@ -12,9 +12,10 @@ import dataclasses
 from typing import Any
 
 from tadjax.heads.actionformer import ActionFormer
+from tadjax.heads.gtad import GTad
 from tadjax.heads.tridet import TriDet
 
-HEADS = {"actionformer": ActionFormer, "tridet": TriDet}
+HEADS = {"actionformer": ActionFormer, "tridet": TriDet, "gtad": GTad}
 
 
 def make_head(options: dict[str, Any], classes: int, dtype: Any) -> Any:

@@ -8,13 +8,13 @@ from configs import thumos_vitg
 from tadjax import config as configs
 from tadjax.localizer import build
 
-CLASSES = {"actionformer": 3, "tridet": 3}
+CLASSES = {"actionformer": 3, "tridet": 3, "gtad": 1}
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_a_step_of_training_lowers_the_loss(name):
     config = thumos_vitg.get_config("tiny")
-    config.head.name = name
+    config.head.name, config.data.class_agnostic = name, name == "gtad"
     configs.check(config, configs.reference())
     model = build(config, CLASSES[name], "cpu")
     params = model.init(jax.random.key(0))
