@@ -17,8 +17,10 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
     position table, where it has one.
     """
     found = {}
-    if "backbone/patch_embed/kernel" in shapes:
+    if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT
         found["backbone"] = _backbone(shapes, positions)
+    elif any(path.startswith("backbone/") for path in shapes):
+        found["backbone"] = _layered_backbone(shapes)
     if "adapter/down/kernel" in shapes:
         found["adapter"] = _adapter(shapes, adapter, adapted)
     if "head/classification/out/kernel" in shapes:
@@ -37,6 +39,29 @@ def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     if positions is not None:
         found["image"] = math.isqrt(positions // CLIP_STEPS) * patch
     return found
+
+
+# What tells the backbones of four layers apart.
+_MARKS = {
+    "backbone/stem/space/conv/kernel": "r2plus1d",
+    "backbone/stem/conv1/conv/kernel": "tsm",
+    "backbone/stem/slow/conv/kernel": "slowfast",
+    "backbone/stage0/blocks/attention/position_bias": "swin",
+}
+
+
+def _layered_backbone(shapes: Shapes) -> dict[str, Any]:
+    name = next((name for path, name in _MARKS.items() if path in shapes), None)
+    if name == "swin":
+        rows = [_rows(shapes, f"backbone/stage{stage}/blocks/") for stage in range(4)]
+    else:
+        rows = [1 + _rows(shapes, f"backbone/layer{layer}/rest/") for layer in (1, 2, 3, 4)]
+    return dict(name=name, depths=rows)
+
+
+def _rows(shapes: Shapes, prefix: str) -> int:
+    """Layers that are stacked under `prefix`."""
+    return next((shape[0] for path, shape in shapes.items() if path.startswith(prefix)), 0)
 
 
 def _adapter(shapes: Shapes, method: str, adapted: list[int]) -> dict[str, Any]:

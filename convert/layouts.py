@@ -69,7 +69,7 @@ class Layout:
 
 # Top-level keys under which the tensors may lie, the first found is read: OpenTAD evaluates the moving average of the
 # weights; "" is the file itself.
-WRAPPERS = ("state_dict_ema", "state_dict", "model", "module", "")
+WRAPPERS = ("state_dict_ema", "state_dict", "model", "module", "model_state", "")
 # Left by data-parallel training and torch.compile, in any layout.
 PARALLEL_PREFIXES = ("module.", "_orig_mod.")
 
@@ -199,6 +199,90 @@ def _tsm_release(bottleneck: bool) -> tuple[Rule, ...]:
 # TSM (Lin et al. 2019) as mmaction2 and OpenTAD name it, and as the authors' repository does.
 TSM_R18, TSM_R50 = _tsm_mmaction(bottleneck=False), _tsm_mmaction(bottleneck=True)
 TSM_R18_RELEASE, TSM_R50_RELEASE = _tsm_release(bottleneck=False), _tsm_release(bottleneck=True)
+
+
+def _slowfast_block(pathway: str) -> Callable[[str, str], tuple[Rule, ...]]:
+    def block(torch: str, flax: str) -> tuple[Rule, ...]:
+        convs = ((f"{torch}.conv{n}.conv", f"{torch}.conv{n}.bn", f"{flax}/{pathway}/conv{n}") for n in (1, 2, 3))
+        return tuple(rule for names in convs for rule in conv_norm(*names))
+
+    return block
+
+
+def _slowfast_pathway(pathway: str) -> tuple[Rule, ...]:
+    torch = f"{pathway}_path."
+
+    def shortcut(torch: str, flax: str) -> tuple[Rule, ...]:
+        return conv_norm(f"{torch}.downsample.conv", f"{torch}.downsample.bn", f"{flax}/{pathway}/shortcut")
+
+    return (
+        *conv_norm(f"{torch}conv1.conv", f"{torch}conv1.bn", f"backbone/stem/{pathway}"),
+        *residual_layers(_slowfast_block(pathway), shortcut, torch + "layer{}", "backbone", (1, 2, 3, 4)),
+    )
+
+
+# SlowFast (Feichtenhofer et al. 2019) of mmaction2, whose lateral convolutions have no norm. They stand after a layer
+# there, in the first block of the next one here.
+SLOWFAST = (
+    *_slowfast_pathway("slow"),
+    *_slowfast_pathway("fast"),
+    *(
+        Rule(f"slow_path.{name}_lateral.conv.weight", f"backbone/layer{n}/first/lateral/conv/kernel", "conv3d")
+        for n, name in enumerate(("conv1", "layer1", "layer2", "layer3"), start=1)
+    ),
+)
+
+
+def _pyslowfast_pathway(index: int, pathway: str) -> tuple[Rule, ...]:
+    rules = [*conv_norm(f"s1.pathway{index}_stem.conv", f"s1.pathway{index}_stem.bn", f"backbone/stem/{pathway}")]
+    for n in (1, 2, 3, 4):
+        blocks = f"s{n + 1}.pathway{index}_res"
+        first, rest = f"backbone/layer{n}/first/{pathway}", f"backbone/layer{n}/rest/{pathway}"
+        rules += conv_norm(f"{blocks}0.branch1", f"{blocks}0.branch1_bn", f"{first}/shortcut")
+        for number, letter in enumerate("abc", start=1):
+            names = (f"branch2.{letter}", f"branch2.{letter}_bn")
+            rules += conv_norm(*(f"{blocks}0.{name}" for name in names), f"{first}/conv{number}")
+            rules += conv_norm(*(f"{blocks}{{rest}}.{name}" for name in names), f"{rest}/conv{number}")
+    return tuple(rules)
+
+
+# PySlowFast, the authors' own: a norm follows each lateral convolution.
+PYSLOWFAST = (
+    *_pyslowfast_pathway(0, "slow"),
+    *_pyslowfast_pathway(1, "fast"),
+    *(
+        rule
+        for n in (1, 2, 3, 4)
+        for rule in conv_norm(f"s{n}_fuse.conv_f2s", f"s{n}_fuse.bn", f"backbone/layer{n}/first/lateral")
+    ),
+)
+
+
+def _swin_stage(number: int) -> tuple[Rule, ...]:
+    torch, flax = f"layers.{number}.blocks.{{layer}}", f"backbone/stage{number}/blocks"
+    # A stage's merging stands at the end of the one before it there.
+    merging = (f"layers.{number - 1}.downsample", f"backbone/stage{number}/merging")
+    return (
+        *(norm(f"{merging[0]}.norm", f"{merging[1]}/norm") if number else ()),
+        *((Rule(f"{merging[0]}.reduction.weight", f"{merging[1]}/reduction/kernel", "linear"),) if number else ()),
+        *norm(f"{torch}.norm1", f"{flax}/norm1"),
+        Rule(f"{torch}.attn.relative_position_bias_table", f"{flax}/attention/position_bias"),
+        *dense(f"{torch}.attn.qkv", f"{flax}/attention/qkv"),
+        *dense(f"{torch}.attn.proj", f"{flax}/attention/proj"),
+        *norm(f"{torch}.norm2", f"{flax}/norm2"),
+        *dense(f"{torch}.mlp.fc1", f"{flax}/mlp/fc1"),
+        *dense(f"{torch}.mlp.fc2", f"{flax}/mlp/fc2"),
+    )
+
+
+# Video Swin (Liu et al. 2022) of mmaction2 1.x; the authors' files and mmaction2 0.x call the last norm "norm".
+SWIN = (
+    *dense("patch_embed.proj", "backbone/patch_embed", "conv3d"),
+    *norm("patch_embed.norm", "backbone/patch_embed/norm"),
+    *(rule for number in range(4) for rule in _swin_stage(number)),
+    Rule("norm3.weight", "backbone/norm/scale", alias="norm.weight"),
+    Rule("norm3.bias", "backbone/norm/bias", alias="norm.bias"),
+)
 
 
 # ---- adapters -------------------------------------------------------------------------------------------------------
@@ -382,6 +466,11 @@ HUGGINGFACE_DROPS = (
 BATCH_NORM_DROPS = (Drop("*num_batches_tracked", "a counter of training steps that inference does not use"),)
 _TSM_DROPS = (*BATCH_NORM_DROPS, *(Drop(f"{name}.*", _NO_CLASSIFIER) for name in ("cls_head", "new_fc", "fc")))
 
+SWIN_DROPS = (
+    Drop("*relative_position_index", "follows from the size of the window"),
+    Drop("cls_head.*", _NO_CLASSIFIER),
+)
+
 
 # ---- the layouts ----------------------------------------------------------------------------------------------------
 
@@ -465,6 +554,34 @@ LAYOUTS = (
         prefixes=("backbone.", "features."),
         rules=R2PLUS1D,
         drops=(*BATCH_NORM_DROPS, Drop("fc*", _NO_CLASSIFIER)),
+    ),
+    Layout(
+        name="slowfast",
+        title="mmaction2: SlowFast",
+        signature=("slow_path.conv1.conv.weight", "fast_path.conv1.conv.weight"),
+        prefixes=("backbone.",),
+        rules=SLOWFAST,
+        drops=(*BATCH_NORM_DROPS, Drop("cls_head.*", _NO_CLASSIFIER)),
+        wrappers=("state_dict",),
+        prefix="backbone.",
+    ),
+    Layout(
+        name="pyslowfast",
+        title="PySlowFast: SlowFast",
+        signature=("s1.pathway0_stem.conv.weight", "s1.pathway1_stem.conv.weight", "s1_fuse.conv_f2s.weight"),
+        rules=PYSLOWFAST,
+        drops=(*BATCH_NORM_DROPS, Drop("head.*", _NO_CLASSIFIER)),
+        wrappers=("model_state",),
+    ),
+    Layout(
+        name="swin",
+        title="Video Swin, of mmaction2 and the authors",
+        signature=("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table"),
+        prefixes=("backbone.",),
+        rules=SWIN,
+        drops=SWIN_DROPS,
+        wrappers=("state_dict",),
+        prefix="backbone.",
     ),
     Layout(
         name="tsm_r18",

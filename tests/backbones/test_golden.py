@@ -13,6 +13,12 @@ from tests.golden.compare import HERE, failures
         "tsm_r18.npz",
         "tsm_r18_real.npz",
         "tsm_r18_keys.json",
+        "slowfast_r50.npz",
+        "slowfast_r50_real.npz",
+        "slowfast_r50_keys.json",
+        "video_swin.npz",
+        "video_swin_tiny_real.npz",
+        "video_swin_keys.json",
     ],
 )
 def test_reference_numbers(name):

@@ -117,6 +117,7 @@ def key_list(path: pathlib.Path, name: str, listed: dict[str, list], layout: str
         tensors[key] = StoredTensor(tuple(shape), np.dtype(dtype), path, array=array)
     conversion = prepare(recognise(Checkpoint((path,), {"state_dict": tensors})))  # raises if any is unknown or missing
     yield Row(f"{name}: layout is {layout}", np.array(conversion.source.layout.name == layout), np.array(True))
+    yield Row(f"{name}: depths", np.array(conversion.geometry["backbone"]["depths"]), np.array(backbone.depths))
     wanted = weights.shapes(jax.eval_shape(lambda: {"backbone": backbone.init(jax.random.key(0))}))
     yield Row(f"{name}: parameters on one side only", np.array(len({*wanted} ^ {*conversion.shapes})), 0)
     for parameter in sorted(wanted):
