@@ -1,0 +1,272 @@
+"""Says whether this machine and a config are fit to train, and the command that mends what is not.
+
+python -m tadjax.doctor                                                    # versions, devices, shared memory, decoding
+python -m tadjax.doctor --config=configs/thumos_vitg.py                    # also its weights, annotations and videos
+python -m tadjax.doctor --config=configs/thumos_vitg.py --memory           # also whether its step fits: compiles it
+Any leaf of the config can be overridden, as in training. Exit status 0: nothing is wrong; 1: something is, as printed.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from tadjax import config as configs
+from tadjax import weights
+from tadjax.data.records import canvas_size, find_videos, sampling_of
+from tadjax.data.video import probe, read_frames
+from tadjax.errors import TadjaxError
+from tadjax.localizer import build
+from tadjax.runs import decide_classes, read_subset
+
+GIB = 2**30
+OLDEST_PYTHON = (3, 11)
+MARKS = {True: "ok   ", False: "WRONG", None: "     "}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report: right (True), wrong (False) or neither (None), and the command that mends it."""
+
+    right: bool | None
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{MARKS[self.right]}  {self.text}" + (f"\n       -> {self.remedy}" if self.remedy else "")
+
+
+def examine(config: Any = None, memory: bool = False) -> Iterator[Finding]:
+    """All findings about this machine and, if given, a config. memory: compile its training step, for minutes."""
+    yield from versions()
+    yield from devices()
+    if config is None:
+        yield from decoding(None)
+        return
+    for part in (check_config, shared_memory, pretrained, annotations, decoding):
+        try:
+            yield from part(config)
+        except TadjaxError as error:
+            yield Finding(False, str(error))
+            if part is check_config:
+                return
+    yield (
+        step_memory(config)
+        if memory
+        else Finding(
+            None,
+            "whether the step fits the device's memory: not tried",
+            "python -m tadjax.doctor --config=... --memory",
+        )
+    )
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages of requirements.txt."""
+    right = sys.version_info >= OLDEST_PYTHON
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    yield Finding(right, f"Python {platform.python_version()}", "" if right else f"install Python {wanted} or newer")
+    requirements = pathlib.Path(__file__).parents[1] / "requirements.txt"
+    bad = []
+    found = []
+    for line in requirements.read_text().splitlines() if requirements.exists() else ():
+        name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+),<([\d.]+)", line.strip()).groups()
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            bad.append(f"{name} is missing")
+            continue
+        found.append(f"{name} {installed}")
+        if not _numbers(low) <= _numbers(installed) < _numbers(high):
+            bad.append(f"{name} {installed} is outside {low} to {high}")
+    yield Finding(not bad, "; ".join(bad) or ", ".join(found), "pip install -r requirements.txt" if bad else "")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split("."))
+
+
+def devices() -> Iterator[Finding]:
+    """What JAX computes on, and whether an accelerator is there that it does not see."""
+    found = jax.devices()
+    limit = (found[0].memory_stats() or {}).get("bytes_limit") if found[0].platform != "cpu" else None
+    memory = f", {limit / GIB:.1f} GiB each" if limit else ""
+    text = f"JAX computes on {len(found)} x {found[0].device_kind} ({found[0].platform}{memory})"
+    hidden, remedy = _hidden_accelerator() if found[0].platform == "cpu" else ("", "")
+    if hidden and os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        remedy = "unset JAX_PLATFORMS"
+    yield Finding(not hidden, text + (f", though {hidden} is there" if hidden else ""), remedy)
+    if found[0].platform == "cpu" and not hidden:
+        yield Finding(None, "no accelerator: enough for tests, tiny twins and prediction with small backbones")
+
+
+def _hidden_accelerator() -> tuple[str, str]:
+    if pathlib.Path("/dev/nvidia0").exists():
+        return "an NVIDIA GPU", 'pip install -U "jax[cuda13]"'
+    if pathlib.Path("/dev/accel0").exists() or any(pathlib.Path("/dev").glob("vfio/[0-9]*")):
+        return "a TPU", 'pip install -U "jax[tpu]"'
+    return "", ""
+
+
+def check_config(config: Any) -> Iterator[Finding]:
+    """Every field, as training checks them."""
+    configs.check(config, configs.reference())
+    yield Finding(True, f"config: every field is right ({sum(1 for _ in configs.fields(config))} fields)")
+
+
+def shared_memory(config: Any) -> Iterator[Finding]:
+    """Decoded windows wait in /dev/shm; containers often have 64 MB of it."""
+    height, width = canvas_size(config.window.short_side, config.data.max_aspect)
+    window = config.window.frames * height * width * 3
+    needed = window * config.data.workers * config.data.prefetch + window * config.optim.batch_size
+    if not pathlib.Path("/dev/shm").exists():
+        return
+    free = shutil.disk_usage("/dev/shm").free
+    text = f"/dev/shm has {free / GIB:.1f} GiB free; decoded windows wait there, up to {needed / GIB:.1f} GiB"
+    remedy = "docker run --shm-size=..., or --config.data.workers and --config.data.prefetch lower"
+    yield Finding(free >= needed, text, "" if free >= needed else remedy)
+
+
+def pretrained(config: Any) -> Iterator[Finding]:
+    """What the backbone starts from, and whether its shapes are the config's."""
+    backbone = config.backbone
+    if backbone.random_init:
+        yield Finding(None, "the backbone starts from random weights, as config.backbone.random_init = True says")
+        return
+    remedy = f"python convert/torch_to_flax.py --input CHECKPOINT --output {backbone.weights or 'weights/NAME'}"
+    if not backbone.weights:
+        yield Finding(False, "config.backbone.weights names no pre-trained weights: training will not start", remedy)
+        return
+    try:
+        info = weights.read_info(backbone.weights)
+        shapes = jax.eval_shape(build(config, 1, "cpu").init, jax.random.key(0))["backbone"]
+        stored = {
+            path: tuple(shape) for path, (shape, _) in info["parameters"].items() if path.split("/")[0] == "backbone"
+        }
+        weights.check_geometry(stored, weights.shapes({"backbone": shapes}), backbone.weights)
+    except TadjaxError as error:
+        yield Finding(False, str(error), remedy)
+        return
+    sources = ", ".join(f"{file['file']} (sha256 {file['sha256'][:12]})" for file in info["source"])
+    facts = ", ".join(f"{name} {value}" for name, value in info["geometry"]["backbone"].items())
+    yield Finding(True, f"weights {backbone.weights}: {facts}; from {sources}")
+
+
+def annotations(config: Any) -> Iterator[Finding]:
+    """Annotations and videos of both subsets: present, readable, and how many."""
+    data = config.data
+    classes = decide_classes(config)
+    subsets = {subset: read_subset(config, subset, classes) for subset in (data.train_subset, data.eval_subset)}
+    yield Finding(True, f"annotations {data.annotations} ({digest(data.annotations)}), {len(classes)} classes")
+    for subset, found in subsets.items():
+        instances = sum(len(video.labels) for video in found.videos)
+        yield Finding(True, f"{subset}: {len(found.videos)} videos, {instances} instances")
+        for line in found.summary():
+            yield Finding(None, line)
+        try:
+            find_videos(found.videos, data.videos, data.prefix)
+        except TadjaxError as error:
+            remedy = "python -m tadjax.data.prepare NAME --root DIR lists them, and writes config.data.blocked's file"
+            yield Finding(False, str(error), remedy)
+
+
+def decoding(config: Any) -> Iterator[Finding]:
+    """How fast one process decodes what a training window needs: a video of the config, else a made one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, made = (None, False) if config is None else (_any_video(config), False)
+        if path is None:
+            path, made = pathlib.Path(folder) / "made.mp4", True
+            _make_video(path)
+        info = probe(path)
+        stride, wanted, side = 4, 256, 182
+        if config is not None:
+            sampling = sampling_of(config, train=False)
+            resized = sampling.method == "resize"
+            stride = max(1, info.frames // config.window.frames) if resized else sampling.frame_stride
+            wanted, side = config.window.frames, config.window.short_side
+        indices = np.arange(0, info.frames, stride)[:wanted]
+        start = time.perf_counter()
+        read_frames(path, indices, short_side=side)
+        seconds = time.perf_counter() - start
+    name = "a made video of 320 x 240" if made else f"{path.name}, {info.width} x {info.height} {info.codec}"
+    text = f"decoding: {len(indices) / seconds:.0f} sampled frames a second and process (every {stride}. of {name})"
+    if config is not None and seconds > 0:
+        processes = max(1, min(config.data.workers, os.cpu_count()))
+        step = config.optim.batch_size * wanted / (len(indices) / seconds) / processes
+        text += f"; a batch every {step:.1f} s with {processes} processes"
+    yield Finding(None, text)
+
+
+def _any_video(config: Any) -> pathlib.Path | None:
+    folder = pathlib.Path(config.data.videos) if config.data.videos else None
+    if folder is None or not folder.is_dir():
+        return None
+    return next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".mp4", ".mkv", ".webm")), None)
+
+
+def _make_video(path: pathlib.Path) -> None:
+    """10 s of 320 x 240, a moving pattern, as cameras encode: H.264, a key frame each second."""
+    pattern = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "g": "30"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for frame in range(300):
+            picture = np.roll(pattern, 2 * frame, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+
+
+def step_memory(config: Any) -> Finding:
+    """Whether the training step fits, from compiling it for the devices at hand."""
+    from tadjax.profiling import profile
+
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = profile(config, pathlib.Path(folder), None)
+    return Finding(bool(numbers["fits"]), numbers["verdict"])
+
+
+def digest(path: str) -> str:
+    """Start of a file's SHA-256: two machines that print the same read the same."""
+    with open(path, "rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+def main(argv: list[str]) -> int:
+    """The command line; returns the exit status."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, "A file of configs/.", flag_values=values)
+    memory = flags.DEFINE_bool("memory", False, "Compile the training step.", flag_values=values)
+    try:
+        rest = values(argv)
+        list(configs.fields(config.value or {}))  # a file that failed to load says so only when it is read
+    except (TadjaxError, flags.Error, AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if len(rest) > 1:
+        print(f"error: unexpected arguments {' '.join(rest[1:])}", file=sys.stderr)
+        return 2
+    wrong = 0
+    for finding in examine(config.value, memory.value):
+        print(finding, flush=True)
+        wrong += finding.right is False
+    print(f"{wrong} thing{'s' * (wrong != 1)} to mend" if wrong else "nothing is wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

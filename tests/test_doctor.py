@@ -1,0 +1,103 @@
+"""The doctor: every usual mistake is one line with the command that mends it, and the exit status tells."""
+
+import json
+import types
+
+import pytest
+import torch
+
+from convert import torch_to_flax
+from tadjax import doctor
+from tadjax.data.annotations import read_database
+from tests.convert.checkpoints import tensors, vit_shapes
+
+
+def examine(config) -> list[doctor.Finding]:
+    return list(doctor.examine(config))
+
+
+def wrong(findings) -> list[doctor.Finding]:
+    return [finding for finding in findings if finding.right is False]
+
+
+def test_a_right_config_has_nothing_to_mend(small_config, small_data):
+    findings = examine(small_config)
+    assert wrong(findings) == []
+    texts = [finding.text for finding in findings]
+    assert "training: 5 videos" in "".join(texts) and "validation: 2 videos" in "".join(texts)
+    instances = sum(len(entry["annotations"]) for entry in read_database(small_data / "annotations.json").values())
+    counted = [int(text.split(", ")[1].split()[0]) for text in texts if text.endswith("instances")]
+    assert sum(counted) == instances
+    assert any("every 2. of video0.mp4, 48 x 40 h264" in text for text in texts)
+    assert any("starts from random weights" in text for text in texts)
+
+
+def test_without_a_config_it_looks_at_the_machine(capsys):
+    assert doctor.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "JAX computes on" in printed and "of a made video of 320 x 240" in printed
+    assert printed.endswith("nothing is wrong\n")
+
+
+def test_no_weights_is_wrong_unless_it_is_meant(small_config):
+    small_config.backbone.random_init, small_config.backbone.weights = False, ""
+    (finding,) = wrong(examine(small_config))
+    assert finding.text == "config.backbone.weights names no pre-trained weights: training will not start"
+    assert finding.remedy == "python convert/torch_to_flax.py --input CHECKPOINT --output weights/NAME"
+
+
+def test_weights_are_described_and_compared_with_the_config(small_config, tmp_path):
+    torch.save({"module": tensors(vit_shapes())}, tmp_path / "vit.pth")
+    assert torch_to_flax.main(["--input", f"{tmp_path}/vit.pth", "--output", f"{tmp_path}/vit"]) == 0
+    small_config.backbone.random_init, small_config.backbone.weights = False, str(tmp_path / "vit")
+    (finding,) = wrong(examine(small_config))
+    assert "config.backbone.size" in finding.text, "the checkpoint has another width than the tiny backbone"
+
+
+def test_missing_videos_and_annotations_are_named_with_what_lists_them(small_config, small_data, tmp_path):
+    content = json.loads((small_data / "annotations.json").read_text())
+    content["database"]["lost"] = {**content["database"]["video0"]}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    small_config.data.annotations = str(tmp_path / "annotations.json")
+    (finding,) = wrong(examine(small_config))
+    assert "1 of 6 videos are missing: " in finding.text and "lost" in finding.text
+    assert finding.remedy.startswith("python -m tadjax.data.prepare")
+    small_config.data.annotations = str(tmp_path / "none.json")
+    (finding,) = wrong(examine(small_config))
+    assert f"config.data.annotations: {tmp_path / 'none.json'} does not exist" in finding.text
+
+
+def test_a_wrong_field_ends_the_examination_of_the_config(small_config):
+    small_config.post.sigma = 0.0
+    (finding,) = wrong(examine(small_config))
+    assert finding.text == "config.post.sigma = 0.0: must be above 0"
+
+
+def test_little_shared_memory_is_wrong(small_config, monkeypatch):
+    small_config.data.workers = 8
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=64 << 10))
+    (finding,) = wrong(doctor.shared_memory(small_config))
+    assert "--shm-size" in finding.remedy
+
+
+def test_an_accelerator_that_jax_does_not_see_is_wrong(monkeypatch):
+    monkeypatch.setattr(doctor, "_hidden_accelerator", lambda: ("an NVIDIA GPU", "install it"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (finding,) = wrong(doctor.devices())
+    assert finding.text.endswith("though an NVIDIA GPU is there") and finding.remedy == "unset JAX_PLATFORMS"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--config=configs/thumos.py:vitx"], 2, "did you mean 'vits'?"),
+        (["--config=configs/none.py"], 2, "configs/none.py"),
+        (["--config=configs/thumos_vits.py"], 1, "things to mend"),
+        (["stray"], 2, "unexpected arguments stray"),
+    ],
+)
+def test_the_exit_status_tells(arguments, status, message, capsys, monkeypatch):
+    monkeypatch.chdir(doctor.pathlib.Path(doctor.__file__).parents[1])
+    assert doctor.main(["doctor", *arguments]) == status
+    printed = capsys.readouterr()
+    assert message in printed.out + printed.err
