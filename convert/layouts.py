@@ -362,11 +362,11 @@ ACTIONFORMER_RELEASE = (
 )
 
 
-def _sgp_layer(torch: str, flax: str) -> tuple[Rule, ...]:
-    """A scalable-granularity perception layer of TriDet's projection."""
+def _sgp_layer(torch: str, flax: str, norms: str = "same") -> tuple[Rule, ...]:
+    """A scalable-granularity perception layer of TriDet's projection; `norms`: the transform of its LayerNorm."""
     names = {"fc": "fc", "global_fc": "phi", "psi": "psi", "convw": "conv_w", "convkw": "conv_kw"}
     return (
-        *norm(f"{torch}.ln", f"{flax}/norm1"),
+        *norm(f"{torch}.ln", f"{flax}/norm1", norms),
         *(rule for theirs, ours in names.items() for rule in dense(f"{torch}.{theirs}", f"{flax}/{ours}", "conv1d")),
         *norm(f"{torch}.gn", f"{flax}/norm2"),
         *dense(f"{torch}.mlp.0", f"{flax}/mlp/fc1", "pointwise"),
@@ -399,6 +399,30 @@ TRIDET = (
     *_tower("rpn_head.cls_end_convs", "rpn_head.cls_end_head", "head/end"),
     Rule("rpn_head.scale.{layer}.scale", f"{_REGRESSION}/scale"),
     Rule("rpn_head.loss_normalizer", "state/loss_normalizer", optional=True),
+)
+
+
+def _release_tower(torch: str, out: str, flax: str) -> tuple[Rule, ...]:
+    """A prediction tower of TriDet's own release."""
+    return (
+        Rule(f"{torch}.head.{{i}}.conv.weight", f"{flax}/conv_{{i}}/conv/kernel", "conv1d"),
+        *norm(f"{torch}.norm.{{i}}", f"{flax}/conv_{{i}}/norm", "channels"),
+        *dense(f"{torch}.{out}.conv", f"{flax}/out", "conv1d"),
+    )
+
+
+# The release of TriDet itself, on features.
+TRIDET_RELEASE = (
+    Rule("backbone.embd.{i}.conv.weight", f"{_PROJECTION}/embed_{{i}}/conv/kernel", "conv1d"),
+    *norm("backbone.embd_norm.{i}", f"{_PROJECTION}/embed_{{i}}/norm", "channels"),
+    *_sgp_layer("backbone.stem.{i}", f"{_PROJECTION}/stem_{{i}}", "channels"),
+    *_sgp_layer("backbone.branch.{i}", f"{_PROJECTION}/branch_{{i}}", "channels"),
+    *norm("neck.fpn_norms.{i}", "head/neck/norm_{i}", "channels"),
+    *_release_tower("cls_head", "cls_head", _CLASSIFICATION),
+    *_release_tower("reg_head", "offset_head", _REGRESSION),
+    *_release_tower("start_head", "cls_head", "head/start"),
+    *_release_tower("end_head", "cls_head", "head/end"),
+    Rule("reg_head.scale.{layer}.scale", f"{_REGRESSION}/scale"),
 )
 
 
@@ -513,6 +537,32 @@ LAYOUTS = (
         title="ActionFormer's own release, on features",
         signature=("backbone.embd.*.conv.weight", "backbone.branch.*.ln1.weight", "reg_head.offset_head.conv.weight"),
         rules=ACTIONFORMER_RELEASE,
+        wrappers=_OPENTAD_WRAPPERS,
+        prefix="module.",
+    ),
+    Layout(
+        name="opentad_tridet",
+        title="OpenTAD: TriDet on features",
+        signature=("projection.branch.*.convkw.weight", "rpn_head.cls_start_head.weight"),
+        absent=("backbone.*",),
+        rules=TRIDET,
+        wrappers=_OPENTAD_WRAPPERS,
+        prefix="module.",
+    ),
+    Layout(
+        name="tridet_release",
+        title="TriDet's own release, on features",
+        signature=("backbone.branch.*.convkw.weight", "start_head.cls_head.conv.weight"),
+        rules=TRIDET_RELEASE,
+        wrappers=_OPENTAD_WRAPPERS,
+        prefix="module.",
+    ),
+    Layout(
+        name="opentad_gtad",
+        title="OpenTAD: G-TAD on features",
+        signature=("neck.sconvs.0.weight", "roi_head.proposal_roi_extractor.conv2d.0.weight"),
+        absent=("backbone.*",),
+        rules=GTAD,
         wrappers=_OPENTAD_WRAPPERS,
         prefix="module.",
     ),

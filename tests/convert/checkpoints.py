@@ -1,9 +1,12 @@
 """Small random checkpoints as the published projects write them (names as their own code has them)."""
 
+import re
+
 import numpy as np
 import torch
 
 from tadjax.backbones.vit import sine_cosine
+from tests.golden.compare import HERE
 
 WIDTH, DEPTH, HEADS, PATCH, MLP, IMAGE = 24, 4, 2, 8, 40, 32
 HIDDEN, CHANNELS, CLASSES, LEVELS = 6, 8, 5, 3
@@ -138,6 +141,35 @@ def opentad(layers: list[int] | None = None, side: int = 0) -> dict[str, torch.T
     return found | {"rpn_head.loss_normalizer": torch.tensor(100)}
 
 
+def golden(name: str) -> dict[str, torch.Tensor]:
+    """The state dict of a reference model in tests/golden."""
+    with np.load(HERE / f"{name}.npz", allow_pickle=False) as arrays:
+        return {key[3:]: torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith("sd/")}
+
+
+def tridet_release(opentad: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same model as TriDet's own release names it: LayerNorms hold [1, C, 1], towers are modules."""
+    names = (
+        (r"projection\.embed\.(\d)\.norm", r"backbone.embd_norm.\1"),
+        (r"projection\.embed", "backbone.embd"),
+        (r"projection", "backbone"),
+        (r"rpn_head\.cls_(start|end)_convs\.(\d)\.(conv|norm)", r"\1_head.\3.\2"),
+        (r"rpn_head\.(cls|reg)_convs\.(\d)\.(conv|norm)", r"\1_head.\3.\2"),
+        (r"_head\.conv\.(\d)", r"_head.head.\1.conv"),
+        (r"rpn_head\.cls_(start|end)_head", r"\1_head.cls_head.conv"),
+        (r"rpn_head\.cls_head", "cls_head.cls_head.conv"),
+        (r"rpn_head\.reg_head", "reg_head.offset_head.conv"),
+        (r"rpn_head\.scale", "reg_head.scale"),
+    )
+    found = {}
+    for name, tensor in opentad.items():
+        layer_norm = re.search(r"norm|\.ln\.", name) and tensor.ndim == 1
+        for theirs, ours in names:
+            name = re.sub(f"^{theirs}" if not theirs.startswith("_") else theirs, ours, name)
+        found[name] = tensor[None, :, None] if layer_norm else tensor
+    return {name: tensor for name, tensor in found.items() if name != "rpn_head.loss_normalizer"}
+
+
 def under(prefix: str, state_dict: dict) -> dict:
     return {prefix + name: tensor for name, tensor in state_dict.items()}
 
@@ -181,6 +213,13 @@ def all_layouts() -> dict[str, tuple[str, str, dict]]:
         ),
         "AdaTAD-dagger": ("opentad_adatad_side", "best.pth", {"epoch": 47, "state_dict_ema": side}),
         "ActionFormer, OpenTAD": ("opentad_actionformer", "best.pth", {"epoch": 47, "state_dict": features}),
+        "TriDet, OpenTAD": ("opentad_tridet", "best.pth", {"state_dict": under("module.", golden("tridet"))}),
+        "TriDet, release": (
+            "tridet_release",
+            "best.pth.tar",
+            {"epoch": 34, "state_dict_ema": under("module.", tridet_release(golden("tridet")))},
+        ),
+        "G-TAD, OpenTAD": ("opentad_gtad", "best.pth", {"state_dict": under("module.", golden("gtad"))}),
         "ActionFormer, release": ("actionformer_release", "best.pth.tar", {"epoch": 34, "state_dict_ema": release}),
     }
 
