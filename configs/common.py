@@ -85,6 +85,7 @@ def base() -> ConfigDict:
     adaptation.ratio = 0.25  # bottleneck width by the backbone's width
     adaptation.kernel = (3, 1, 1)  # of the depth-wise convolution over (time, height, width); () for a plain adapter
     adaptation.residual = True  # around the depth-wise convolution
+    adaptation.base = "last"  # side: the adapters' sum is added to the last layer, or to the last "listed" (OpenTAD)
     adaptation.st_width = 384  # st_adapter: bottleneck width
     adaptation.group_steps = 16  # longlora: backbone steps that attend to each other
     adaptation.losa = losa = ConfigDict()  # the paper's ablations; see tadjax/adaptation/losa.py

@@ -13,4 +13,5 @@ def get_config(variant: str = ""):
     config = common.thumos()
     config.backbone.size = "g"
     config.backbone.weights = "weights/vitg"
+    config.memory.clips_per_group = 4
     return common.tiny(config) if variant == "tiny" else config

@@ -108,6 +108,7 @@ RULES: dict[str, Rule] = {
     "adaptation.method": one_of(
         "none", "full", "tia", "full_tia", "side", "losa", "longlora", "st_adapter", "aim", "unipt"
     ),
+    "adaptation.base": one_of("last", "listed"),
     "adaptation.st_width": positive,
     "adaptation.group_steps": positive,
     "adaptation.ratio": within(0, 1, above=True),

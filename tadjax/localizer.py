@@ -180,7 +180,7 @@ def _inside(options: Any, backbone: Vit) -> nn.Module:
 def _beside(options: Any, backbone: Vit) -> Any:
     """The method with its own way to the features, for config.adaptation."""
     if options.method == "side":
-        return Side(_tia(options, backbone))
+        return Side(_tia(options, backbone), options.base)
     if options.method == "losa":
         grid = backbone.image // backbone.patch
         return Losa(grid=grid, dtype=backbone.dtype, **_tuples(options.losa.to_dict()))

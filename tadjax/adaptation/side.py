@@ -23,9 +23,14 @@ from tadjax.adaptation.tia import DepthwiseConv, Tia, dense
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """The adapters of AdaTAD-dagger on the layers that the caller names; their sum is added to the last layer."""
+    """The adapters of AdaTAD-dagger on the layers that the caller names, and what their sum is added to.
+
+    base: "last", the backbone's last layer, or "listed", the last layer with an adapter, which is the published code's
+    reading (the layers above it are then not run). All published recipes adapt the last layer, where both agree.
+    """
 
     tia: Tia
+    base: str = "last"
 
     @property
     def pooled(self) -> bool:
@@ -64,6 +69,7 @@ class Side:
             layers=layers,
             storage=memory.taps,
             clips_per_group=memory.clips_per_group,
+            to_the_end=self.base == "last",
         )
         outputs = jax.vmap(self.expand)(adapters, collected[0]) if self.pooled else collected[0]  # [n, B, T', D]
         return x_n + outputs.astype(jnp.float32).sum(0)

@@ -42,11 +42,13 @@ def run(
     layers: tuple[int, ...],
     storage: str = "recompute",
     clips_per_group: int = 0,
+    to_the_end: bool = True,
 ) -> tuple[list[jax.Array], jax.Array]:
     """Frames [B, T, H, W, 3] in 0..255 -> (taps, the last layer's pooled features float32 [B, T', D]).
 
     layers: the tapped layers, ascending, counted from 0 over all stages. tap_params, and the taps that come back: one
-    entry a stage that has tapped layers, stacked on a leading layer axis; a tap is [n, B, T', k].
+    entry a stage that has tapped layers, stacked on a leading layer axis; a tap is [n, B, T', k]. to_the_end: run
+    all layers; otherwise the last tapped layer is the last.
 
     Differentiable with respect to tap_params alone; the rest is frozen: its gradient is zero and never computed. There
     is no stochastic depth, or the two passes of `recompute` would disagree. ValueError if the window's clips are no
@@ -54,6 +56,8 @@ def run(
     """
     depths = [_depth(stage.params) for stage in backbone.stages(params)]
     runs = _runs(depths, layers)
+    while not to_the_end and not runs[-1].taps:
+        runs.pop()
     groups = _groups(backbone, params, frames, clips_per_group)
     collect = _collector(backbone, runs, tap, storage, groups)
     tapped = [run_ for run_ in runs if run_.taps]

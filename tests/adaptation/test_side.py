@@ -66,6 +66,18 @@ def test_kernels_over_space_do_not_go_in_groups():
         side.features(tiny.BACKBONE, tiny.params(), adapters(side), tiny.frames(), layers=LAYERS, memory=memory)
 
 
+def test_the_published_codes_base_is_the_last_adapted_layer():
+    side, params, frames = Side(Tia(6), base="listed"), tiny.params(), tiny.frames()
+    given = side.init(jax.random.key(0), tiny.BACKBONE, (0, 2))  # W_up starts at zero: nothing is added
+
+    @jax.jit
+    def both():
+        got = side.features(tiny.BACKBONE, params, given, frames, layers=(0, 2), memory=Memory())
+        return got, tiny.BACKBONE.pool(tiny.layer_outputs(tiny.BACKBONE, params, frames)[2])
+
+    np.testing.assert_allclose(*both(), rtol=0, atol=1e-5)
+
+
 def test_the_last_layer_is_the_backbones_also_where_it_has_no_adapter():
     side, params, frames = Side(Tia(6)), tiny.params(), tiny.frames()
     given = jax.tree.map(jnp.zeros_like, side.init(jax.random.key(0), tiny.BACKBONE, (0, 1)))

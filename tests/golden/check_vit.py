@@ -57,7 +57,7 @@ class Model:
         """[B, window, D], as training computes them: layers scanned, memory saved."""
         memory = inside.Memory()
         if self.side:
-            side = Side(self.adapter)
+            side = Side(self.adapter, base="listed")
             pooled = side.features(
                 self.backbone, params["backbone"], params["adapter"], frames, layers=self.layers, memory=memory
             )
