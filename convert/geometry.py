@@ -19,8 +19,8 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
     found = {}
     if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT
         found["backbone"] = _backbone(shapes, positions)
-    elif any(path.startswith("backbone/") for path in shapes):
-        found["backbone"] = _layered_backbone(shapes)
+    elif name := next((name for path, name in _MARKS.items() if path in shapes), None):
+        found["backbone"] = dict(name=name, depths=_depths(shapes, name))
     if "adapter/down/kernel" in shapes:
         found["adapter"] = _adapter(shapes, adapter, adapted)
     if "head/classification/out/kernel" in shapes:
@@ -50,18 +50,15 @@ _MARKS = {
 }
 
 
-def _layered_backbone(shapes: Shapes) -> dict[str, Any]:
-    name = next((name for path, name in _MARKS.items() if path in shapes), None)
+def _depths(shapes: Shapes, name: str) -> list[int]:
+    """Blocks of each layer."""
+
+    def rows(prefix: str) -> int:
+        return next((shape[0] for path, shape in shapes.items() if path.startswith(prefix)), 0)
+
     if name == "swin":
-        rows = [_rows(shapes, f"backbone/stage{stage}/blocks/") for stage in range(4)]
-    else:
-        rows = [1 + _rows(shapes, f"backbone/layer{layer}/rest/") for layer in (1, 2, 3, 4)]
-    return dict(name=name, depths=rows)
-
-
-def _rows(shapes: Shapes, prefix: str) -> int:
-    """Layers that are stacked under `prefix`."""
-    return next((shape[0] for path, shape in shapes.items() if path.startswith(prefix)), 0)
+        return [rows(f"backbone/stage{stage}/blocks/") for stage in range(4)]
+    return [1 + rows(f"backbone/layer{layer}/rest/") for layer in (1, 2, 3, 4)]
 
 
 def _adapter(shapes: Shapes, method: str, adapted: list[int]) -> dict[str, Any]:
