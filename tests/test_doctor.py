@@ -1,5 +1,6 @@
 """The doctor: every usual mistake is one line with the command that mends it, and the exit status tells."""
 
+import hashlib
 import json
 import types
 
@@ -8,6 +9,7 @@ import torch
 
 from convert import torch_to_flax
 from tadjax import doctor
+from tadjax.backbones.vit import SIZES
 from tadjax.data.annotations import read_database
 from tests.convert.checkpoints import tensors, vit_shapes
 
@@ -52,6 +54,17 @@ def test_weights_are_described_and_compared_with_the_config(small_config, tmp_pa
     small_config.backbone.random_init, small_config.backbone.weights = False, str(tmp_path / "vit")
     (finding,) = wrong(examine(small_config))
     assert "config.backbone.size" in finding.text, "the checkpoint has another width than the tiny backbone"
+
+
+def test_right_weights_are_named_by_source_and_geometry(small_config, tmp_path):
+    sizes = SIZES["tiny"]
+    shapes = vit_shapes(**{name: sizes[name] for name in ("width", "depth", "patch", "mlp_width")})
+    torch.save({"module": tensors(shapes)}, tmp_path / "vit.pth")
+    assert torch_to_flax.main(["--input", f"{tmp_path}/vit.pth", "--output", f"{tmp_path}/vit"]) == 0
+    small_config.backbone.random_init, small_config.backbone.weights = False, str(tmp_path / "vit")
+    (finding,) = doctor.pretrained(small_config)
+    digest = hashlib.sha256((tmp_path / "vit.pth").read_bytes()).hexdigest()[:12]
+    assert finding.right and f"from vit.pth (sha256 {digest})" in finding.text and "depth 4" in finding.text
 
 
 def test_missing_videos_and_annotations_are_named_with_what_lists_them(small_config, small_data, tmp_path):

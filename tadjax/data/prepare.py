@@ -1,11 +1,12 @@
 """Checks a data set before training, and makes one of your own videos.
 
 python -m tadjax.data.prepare thumos --root data/thumos14
+python -m tadjax.data.prepare epic_verb --source DIR                    # from the publisher's own CSV files
 python -m tadjax.data.prepare custom --videos DIR --annotations FILE    # CSV, ELAN, VIA or ActivityNet JSON
 
 The first compares annotations with videos (missing, extra, unreadable, wrong length, segments out of range), says how
 long everything is and which sizes suit it, and writes what is missing: classes.txt, and blocked.txt with the videos
-that cannot be used. The second writes annotations.json, classes.txt and a config to train with. Exit status 0: all is
+that cannot be used. The last writes annotations.json, classes.txt and a config to train with. Exit status 0: all is
 well; 1: some videos or segments are left out, as printed; 2: nothing can be done, with the reason.
 """
 
@@ -26,6 +27,7 @@ from rich.progress import track
 
 from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
 from tadjax.data.formats import Instance, is_activitynet, read_instances
+from tadjax.data.publishers import CONVERTERS
 from tadjax.data.recipe import advise, describe, instance_lengths, suggest
 from tadjax.data.records import EXTENSIONS
 from tadjax.data.video import VideoInfo, probe
@@ -141,6 +143,21 @@ def _probe_all(files: dict[str, Path]) -> dict[str, VideoInfo | DataError]:
             transient=True,
         )
         return dict(zip(files, results, strict=True))
+
+
+def convert(name: str, source: Path, root: Path) -> None:
+    """Writes a public data set's annotations and class list from its publisher's files in `source`."""
+    data = DATASETS[name]
+    database, classes = CONVERTERS[name](source)
+    for path in (root / data.annotations, root / data.classes):
+        if path.exists():
+            raise DataError(f"{path} exists: remove it, or leave out --source to check it")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / data.annotations).write_text(json.dumps({"database": database}) + "\n", encoding="utf-8")
+    (root / data.classes).write_text("\n".join(classes) + "\n", encoding="utf-8")
+    print(
+        f"wrote {root / data.annotations} ({len(database)} videos) and {root / data.classes} ({len(classes)} classes)"
+    )
 
 
 def prepare(name: str, root: Path) -> int:
@@ -309,6 +326,8 @@ def parser() -> argparse.ArgumentParser:
     for name, data in DATASETS.items():
         known = names.add_parser(name, help=f"checks {data.root}")
         known.add_argument("--root", type=Path, default=Path(data.root), help="its folder (default: %(default)s)")
+        if name in CONVERTERS:
+            known.add_argument("--source", type=Path, help="folder of the publisher's CSV files, to convert first")
     custom = names.add_parser("custom", help="makes a data set of your own videos")
     custom.add_argument("--videos", type=Path, required=True, help="folder of video files")
     custom.add_argument("--annotations", type=Path, required=True, help="CSV, .eaf, VIA, JSON; or a folder")
@@ -323,6 +342,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.name == "custom":
             return prepare_custom(arguments.videos, arguments.annotations, arguments.output, arguments.backbone)
+        if getattr(arguments, "source", None):
+            convert(arguments.name, arguments.source, arguments.root)
         return prepare(arguments.name, arguments.root)
     except TadjaxError as error:
         text = str(error)
