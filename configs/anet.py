@@ -50,6 +50,13 @@ def get_config(variant: str = ""):
     config.head.label_smoothing = 0.1
     config.head.reg_loss_weight = 2.0
     config.head.loss_normalizer = 200.0
+    # With --config.head.name=tridet, the settings published with it; with gtad, proposals up to the whole video.
+    config.head.tridet.window, config.head.tridet.k = 15, 1.3
+    config.head.tridet.mlp_width, config.head.tridet.bins = 2048, 12
+    config.head.tridet.iou_power = 1.0
+    config.head.tridet.init_std, config.head.tridet.input_noise = 0.2, 0.5
+    config.head.gtad.durations = 192
+    config.head.gtad.roi_size, config.head.gtad.context_size, config.head.gtad.map_kernel = 32, 4, 1
     config.optim.batch_size = 16
     config.optim.head_lr = 1e-3
     config.optim.schedule_epochs = config.optim.epochs = 15

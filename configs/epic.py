@@ -33,6 +33,9 @@ def get_config(variant: str = ""):
     config.head.reg_loss_weight = 0.5
     config.head.loss_normalizer = 250.0
     config.head.input_dropout = 0.2
+    # With --config.head.name=tridet, the settings published with it.
+    config.head.tridet.window, config.head.tridet.k = (1, 4.0) if task == "noun" else (5, 2.0)
+    config.head.tridet.mlp_width, config.head.tridet.iou_power = 1024, 0.25
     config.optim.adapter_lr = 8e-5
     config.optim.schedule_epochs, config.optim.epochs = 250, 35
     config.train.eval_from_epoch = 19

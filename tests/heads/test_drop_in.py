@@ -1,4 +1,4 @@
-"""Every head trains and predicts in the tiny twin of the flagship, by its name alone."""
+"""Every head trains and predicts in the tiny twin of the flagship, and fits every config, by its name alone."""
 
 import jax
 import numpy as np
@@ -6,9 +6,23 @@ import pytest
 
 from configs import thumos_vitg
 from tadjax import config as configs
+from tadjax.heads import HEADS
 from tadjax.localizer import build
+from tests.test_config import FILES, load
 
 CLASSES = {"actionformer": 3, "tridet": 3, "gtad": 1}
+
+
+@pytest.mark.parametrize("name", sorted(HEADS))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_config_takes_every_head(path, name):
+    for variant in ("", "tiny"):
+        config = load(path, variant)
+        config.head.name = name
+        config.data.class_agnostic |= name == "gtad"
+        configs.check(config, configs.reference())
+        head = build(config, CLASSES[name], "cpu").head
+        assert type(head) is HEADS[name] and head.width == config.head.width
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
