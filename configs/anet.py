@@ -44,6 +44,7 @@ def get_config(variant: str = ""):
     config.window.crop_ratio = ()
     config.backbone.size = size[-1]
     config.backbone.weights = f"weights/{size}"
+    config.memory.clips_per_group = 4 if size == "vitg" else 0
     config.head.width = 256
     config.head.absolute_position = True
     config.head.max_length = 192

@@ -27,6 +27,7 @@ def get_config(variant: str = ""):
     config.window.keep_ratio = 0.5
     config.backbone.size = size[-1]
     config.backbone.weights = f"weights/{size}"
+    config.memory.clips_per_group = 4 if size == "vitg" else 0
     config.head.convs = (2, 2, 7)
     config.head.max_length = 512
     config.head.absolute_position = True

@@ -23,6 +23,7 @@ def get_config(variant: str = ""):
     config.data.classes = "data/multithumos/classes.txt"
     config.backbone.size = size[-1]
     config.backbone.weights = f"weights/{size}"
+    config.memory.clips_per_group = 4 if size == "vitg" else 0
     config.head.convs = (3, 0, 5)
     config.optim.adapter_lr = 1e-4 if size in ("vith", "vitg") else 4e-4
     config.optim.epochs = 80
@@ -34,4 +35,6 @@ def get_config(variant: str = ""):
         config.window.frames = 1536  # two sampled frames a feature step
         config.window.short_side, config.window.size = 256, 224
         config.adaptation.layers = (LAYERS[size] // 2, LAYERS[size] - 1)
+        config.memory.remat = "nested"
+        config.memory.clips_per_group = 8
     return common.tiny(config) if tiny else config

@@ -24,6 +24,7 @@ def get_config(variant: str = ""):
     config.backbone.size = size[-1]
     config.backbone.weights = f"weights/{size}"
     config.optim.adapter_lr = 2e-4 if size == "vits" else 1e-4
+    config.memory.clips_per_group = 4 if size == "vitg" else 0
     last_half = (ADAPTED_FROM[size], 2 * ADAPTED_FROM[size] - 1)
     if frames == "1536x224":
         config.window.frames = 1536  # two sampled frames a feature step
@@ -32,6 +33,8 @@ def get_config(variant: str = ""):
         config.optim.adapter_lr = 2e-4
         config.optim.epochs = 50
         config.train.eval_from_epoch = 37
+        config.memory.remat = "nested" if method == "adatad" else "block"
+        config.memory.clips_per_group = 8
     if method == "side":
         config.adaptation.method = "side"
         config.adaptation.layers = last_half
