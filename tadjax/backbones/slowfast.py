@@ -20,7 +20,7 @@ from tadjax.backbones.vit import MEAN, STD, Stage
 Pathways = tuple[jax.Array, jax.Array]
 WIDTHS = (1, 2, 4, 8)  # of the four layers, times the stem's
 
-# resample: every so manieth frame is the slow pathway's; speed: the paper's alpha. As the detectors use them.
+# resample: frames from one of the slow pathway's to its next; speed: the paper's alpha. r50, r101: the 8x8 setting.
 SIZES = {
     "r50": dict(depths=(3, 4, 6, 3), resample=4, speed=4, lateral_kernel=7),
     "r101": dict(depths=(3, 4, 23, 3), resample=4, speed=4, lateral_kernel=7),
