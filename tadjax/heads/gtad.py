@@ -8,10 +8,12 @@ without its rounding of features to float16 before the alignment.
 
 Memory. Alignment and the 1x1 convolution after it are both linear, so the convolution comes first: on T steps in place
 of D * T segments. The aligned features of all segments, [D * T, bins, C], never exist; the largest arrays are the map
-and, one duration at a time, the alignment matrix. At width 256 and 512 map channels, float32, a video:
+and, one duration at a time, the alignment matrix. At width 256, 512 aligned channels, float32, for one video
+(temporaries of a gradient step as XLA's CPU compiler counts them; arithmetic of the forward pass):
 
-    L = 100 (ActivityNet-1.3), 32 + 4 bins:    map 20 MB, aligned steps 7 MB, matrix 1 MB; all segments' bins: 369 MB
-    256 x 64 (THUMOS14), 16 + 16 bins:         map 34 MB, aligned steps 17 MB, matrix 8 MB; all segments' bins: 537 MB
+                                      map   convolved steps   matrix   gradient step   alignment   bins of all segments
+    100 x 100, 32 + 4 bins (ANet)    20 MB        7 MB         1 MB       112 MB       37 GFLOP    369 MB,  94 GFLOP
+    256 x 64, 16 + 16 bins (THUMOS)  34 MB       17 MB         8 MB       228 MB      137 GFLOP    537 MB, 137 GFLOP
 """
 
 from typing import Any, NamedTuple
