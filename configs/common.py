@@ -52,7 +52,7 @@ def base() -> ConfigDict:
     window.keep_ratio = 0.75  # share of a segment that must lie in the training window for it to be kept
     window.crop_ratio = (0.9, 1.0)  # of a video shorter than the window, the share that is kept; () keeps all
     window.ioa_threshold = 0.75  # sliding training windows keep segments of which more than this share lies inside
-    window.whole_frames = True  # annotated seconds are cut to whole frames (THUMOS; not ActivityNet, Charades)
+    window.whole_frames = True  # annotated seconds are cut to whole frames (all but ActivityNet)
     window.filter_segments = False  # leave out training segments that are empty or, with resize, up to min_length long
     window.min_length = 0.01  # share of the video
     window.short_side = 182  # of the decoded training frames, before augmentation
