@@ -1,0 +1,40 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tadjax import config as configs
+from tadjax.profiling import _remedies, _verdict
+
+
+def test_verdict_names_what_would_help_cheapest_first():
+    config = configs.reference()
+    config.optim.batch_size = 1
+    text = _verdict(config, {"peak_bytes_per_chip": 20 * 2**30, "limit_bytes_per_chip": 16 * 2**30, "fits": False})
+    assert text.startswith(
+        "does not fit: the step needs 20.00 GiB a chip (of 16.00). Set config.memory.clips_per_group=8"
+    )
+    assert text.index("nested") < text.index("offload") < text.index("mesh.clip") < text.index("method=side")
+
+
+def test_a_method_beside_the_backbone_has_its_own_remedies():
+    config = configs.reference()
+    config.adaptation.method, config.memory.taps, config.memory.clips_per_group = "side", "store", 8
+    ways = _remedies(config)
+    assert "taps=recompute" in ways[0] and not any("remat" in way for way in ways)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, TPU's compiler, is not installed")
+def test_a_step_is_compiled_for_a_chip_that_is_not_there(tmp_path):
+    command = [sys.executable, "-m", "tadjax.main", "--config=configs/thumos_vitg_side_1536x224.py:tiny"]
+    command += [f"--workdir={tmp_path}", "--mode=profile", "--topology=v5e:1", "--config.optim.batch_size=1"]
+    subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, timeout=900)
+    numbers = json.loads((tmp_path / "profile.json").read_text())
+    assert numbers["chips"] == 1 and numbers["fits"]
+    assert 0 < numbers["argument_bytes_per_chip"] < numbers["peak_bytes_per_chip"] < 2**30
+    assert numbers["parameters_trained"] == numbers["parameters"]["adapter"] + numbers["parameters"]["head"]
+    assert numbers["flops"] > 0
