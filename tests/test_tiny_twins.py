@@ -1,0 +1,31 @@
+"""The tiny twin of every shipped config trains on real files and is evaluated: the same program, small."""
+
+import json
+import math
+
+import pytest
+
+from tadjax.train import train
+from tests.test_config import FILES, load
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_twin_trains_and_is_evaluated(path, small_data, tmp_path):
+    config = load(path, "tiny")
+    config.data.annotations = str(small_data / "annotations.json")
+    config.data.classes = str(small_data / "classes.txt")
+    config.data.videos = str(small_data / "videos")
+    config.data.prefix, config.data.fps = "", 0.0
+    config.data.train_subset, config.data.eval_subset = "training", "validation"
+    config.data.blocked = config.classifier.path = ""
+    config.data.max_aspect = 1.5
+    config.window.stride = 2 * config.window.frames // config.window.feature_length
+    config.optim.batch_size, config.optim.epochs = 5, 1  # one step
+    config.train.log_every = 1
+    metrics = train(config, tmp_path)
+    [step] = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+    assert step["step"] == 1
+    assert math.isfinite(step["loss"])
+    assert step["skipped"] == 0
+    assert 0 <= metrics["average_mAP"] <= 100
+    assert set(json.loads((tmp_path / "results.json").read_text())["results"]) == {"video5", "video6"}
