@@ -33,6 +33,7 @@ def test_no_predictions_at_all():
         assert average_precision(truth, align(results, truth)[0], [0.5]).average_mAP == 0.0
 
 
+@pytest.mark.slow  # a benchmark: other work on the machine must not fail the suite
 def test_thirty_times_faster_than_the_reference():
     """The reference takes 4.1 to 6.7 s, for the part after the files are parsed, on the same predictions."""
     content, source = read_results(HERE / "map_pred.json.gz"), read_json(HERE / "map_gt.json.gz")
