@@ -43,10 +43,10 @@ def get_config(variant: str = ""):
 
     optim = config.optim
     optim.head_lr, optim.adapter_lr = 1e-3, 2e-3
-    optim.epochs = optim.schedule_epochs = 50
+    optim.epochs = optim.schedule_epochs = 40
     optim.warmup_epochs = 2
     optim.ema_decay = 0.98
-    config.train.eval_from_epoch, config.train.eval_every_epochs = 25, 25
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 20, 20
     config.train.checkpoint_every = 100
 
     variants = set(variant.split(",")) - {""}
