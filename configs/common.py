@@ -68,10 +68,11 @@ def base() -> ConfigDict:
     augment.jitter = True  # brightness, contrast, saturation and hue
 
     config.backbone = backbone = ConfigDict()
-    backbone.name = "vit"
-    backbone.size = "g"  # a key of tadjax.backbones.vit.SIZES
-    backbone.image = 224  # pixels; side of the pictures that the weights were pre-trained on (their position table)
-    backbone.drop_path = 0.1  # stochastic depth, rising linearly over the layers; also in frozen layers, as published
+    backbone.name = "vit"  # vit, slowfast, swin, tsm or r2plus1d
+    backbone.size = "g"  # a key of SIZES in tadjax/backbones/NAME.py
+    backbone.image = 224  # pixels; side of the pictures that the weights were pre-trained on (vit's position table)
+    # Stochastic depth, rising linearly over the layers; also in frozen layers, as published. 0 but for vit and swin.
+    backbone.drop_path = 0.1
     backbone.weights = ""  # folder written by convert/torch_to_flax.py
     backbone.random_init = False  # True: start from random weights on purpose
 
@@ -170,7 +171,9 @@ def base() -> ConfigDict:
 
     config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass
     memory.remat = "block"  # none, block, nested (blocks of blocks), or offload (block inputs in host memory)
-    memory.clips_per_group = 0  # clips that go through a block (side, losa: the backbone) at once; 0 = all
+    # Clips (vit: 16 frames, tsm: 8) that go through a block (side, losa: the backbone) at once; 0 = all. The other
+    # backbones see the window as a whole.
+    memory.clips_per_group = 0
     memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
     memory.attention = "auto"  # auto, xla, chunked, cudnn, or splash; auto picks by platform and says which
 

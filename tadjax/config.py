@@ -28,6 +28,19 @@ RUNTIME = (
     "evaluation.batch_size",
 )
 
+# What tadjax/backbones has, by config.backbone.name: the sizes, and the frames that a window is a multiple of.
+BACKBONE_SIZES = {
+    "vit": ("s", "b", "l", "h", "g", "tiny", "demo"),
+    "slowfast": ("r50", "r101", "r50_4x16", "r50_pyslowfast", "r101_pyslowfast", "tiny"),
+    "swin": ("t", "s", "b", "tiny"),
+    "tsm": ("r18", "r50", "tiny"),
+    "r2plus1d": ("18", "34", "18_torchvision", "tiny"),
+}
+CLIP_FRAMES = {"vit": 16, "tsm": 8}  # backbones whose clips do not see each other
+STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8}  # backbones that see the whole window
+DROP_PATH = ("vit", "swin")  # backbones with stochastic depth
+ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt", "side", "losa", "tia", "full_tia")  # methods
+
 Rule = Callable[[Any], str | None]
 
 
@@ -101,8 +114,7 @@ RULES: dict[str, Rule] = {
     "augment.flip": share,
     "augment.operations": within(0, 15),
     "augment.magnitude": within(0, 10),
-    "backbone.name": one_of("vit"),
-    "backbone.size": one_of("s", "b", "l", "h", "g", "tiny", "demo"),
+    "backbone.name": one_of(*BACKBONE_SIZES),
     "backbone.image": positive,
     "backbone.drop_path": within(0, 0.9),
     "adaptation.method": one_of(
@@ -283,8 +295,7 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.window.stride = {window.stride} is no multiple of the {window.frames // window.feature_length} "
             "sampled frames per feature step (window.frames / window.feature_length)"
         )
-    if window.frames % 16:
-        yield f"config.window.frames = {window.frames} is no multiple of 16, the frames of one clip"
+    yield from _of_backbone(config)
     if window.size > window.short_side:
         yield f"config.window.size = {window.size} is larger than config.window.short_side = {window.short_side}"
     if head.max_length < window.feature_length:
@@ -335,11 +346,6 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
     if any(not isinstance(k, int) or k < 1 for k in config.evaluation.recall_kx):
         yield f"config.evaluation.recall_kx = {config.evaluation.recall_kx}: whole numbers of at least 1"
     memory, adaptation = config.memory, config.adaptation
-    if memory.clips_per_group and window.frames // 16 % memory.clips_per_group:
-        yield (
-            f"config.memory.clips_per_group = {memory.clips_per_group}: the {window.frames // 16} clips of "
-            f"config.window.frames = {window.frames} are no whole number of groups"
-        )
     if adaptation.method == "side" and tuple(adaptation.kernel[1:]) not in ((), (1, 1)) and memory.clips_per_group:
         yield (
             f"config.adaptation.kernel = {adaptation.kernel} reaches over space; beside the backbone that needs the "
@@ -351,6 +357,29 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
         yield "config.mesh: every axis is a positive number of devices, or -1 for what is left"
     if sum(n == -1 for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp)) > 1:
         yield "config.mesh: only one of data, clip and fsdp can be -1 (what is left)"
+
+
+def _of_backbone(config: ConfigDict) -> Iterator[str]:
+    """What config.backbone has no size, clips, or stochastic depth for."""
+    name, size, frames = config.backbone.name, config.backbone.size, config.window.frames
+    groups = config.memory.clips_per_group
+    if size not in BACKBONE_SIZES[name]:
+        yield f"config.backbone.size = {size!r}: {one_of(*BACKBONE_SIZES[name])(size)}, the sizes of {name}"
+    if name in CLIP_FRAMES and frames % CLIP_FRAMES[name]:
+        yield f"config.window.frames = {frames} is no multiple of {CLIP_FRAMES[name]}, the frames of one clip"
+    elif name in CLIP_FRAMES and groups and frames // CLIP_FRAMES[name] % groups:
+        yield (
+            f"config.memory.clips_per_group = {groups}: the {frames // CLIP_FRAMES[name]} clips of "
+            f"config.window.frames = {frames} are no whole number of groups"
+        )
+    if name in STEP_FRAMES and frames % STEP_FRAMES[name]:
+        yield f"config.window.frames = {frames} is no multiple of {STEP_FRAMES[name]}, as {name} needs it"
+    if name in STEP_FRAMES and groups:
+        yield f"config.memory.clips_per_group = {groups}: {name} has no clips, it sees the whole window; set it to 0"
+    if name not in DROP_PATH and config.backbone.drop_path:
+        yield f"config.backbone.drop_path = {config.backbone.drop_path}: {name} has no stochastic depth; set it to 0"
+    if name != "vit" and config.adaptation.method in ONLY_VIT:
+        yield f"config.adaptation.method = {config.adaptation.method!r} is for the blocks of a vit, not of {name}"
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

@@ -18,8 +18,9 @@ from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
+from tadjax.backbones import make_backbone
 from tadjax.backbones.attention import resolve
-from tadjax.backbones.vit import SIZES, Vit
+from tadjax.backbones.vit import Vit
 from tadjax.errors import ConfigError
 from tadjax.heads import make_head
 
@@ -138,12 +139,14 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     platform: what it will run on ("cpu", "gpu", "tpu"), which picks the attention kernel; the default device's if None.
     """
     dtype = jnp.dtype(config.dtype)
-    backbone = Vit(
-        **SIZES[config.backbone.size],
+    backbone = make_backbone(
+        config.backbone.name,
+        config.backbone.size,
+        dtype,
         image=config.backbone.image,
         drop_path_rate=config.backbone.drop_path,
         attention=resolve(config.memory.attention, platform or jax.default_backend()),
-        dtype=dtype,
+        feature_length=config.window.feature_length,
     )
     head = make_head(_tuples(config.head.to_dict()), classes, dtype)
     options, adapter, beside = config.adaptation, None, None

@@ -202,7 +202,7 @@ def _verdict(config: Any, numbers: dict[str, Any]) -> str:
 def _remedies(config: Any) -> list[str]:
     memory, method = config.memory, config.adaptation.method
     ways = []
-    if not memory.clips_per_group:
+    if not memory.clips_per_group and config.backbone.name in configs.CLIP_FRAMES:
         ways.append("config.memory.clips_per_group=8 (costs next to nothing)")
     if method in ("side", "losa"):
         if memory.taps != "recompute":

@@ -41,7 +41,7 @@ _CONFIG_SWITCHES = (
     (r"head/projection/.*|head/neck/.*", "config.head.convs"),
     (r"head/(classification|regression)/conv_.*", "config.head.head_convs"),
     (r"head/.*", "config.head.name"),
-    (r"backbone/.*", "config.backbone.name"),
+    (r"backbone/.*", "config.backbone.name or config.backbone.size"),
 )
 
 

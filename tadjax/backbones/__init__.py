@@ -1,8 +1,11 @@
-"""The backbones by name. Each module has its class, in the contract of vit.py, and the published SIZES."""
+"""The backbones by name. Each module has its class, in the contract of vit.py, and its SIZES."""
+
+import dataclasses
+from typing import Any
 
 from tadjax.backbones import r2plus1d, slowfast, swin, tsm, vit
 
-# config.backbone.name: (class, {config.backbone.size: its arguments})
+# config.backbone.name: (class, {config.backbone.size: its arguments}). tadjax/config.py lists the names without JAX.
 BACKBONES = {
     "vit": (vit.Vit, vit.SIZES),
     "slowfast": (slowfast.SlowFast, slowfast.SIZES),
@@ -10,3 +13,10 @@ BACKBONES = {
     "tsm": (tsm.Tsm, tsm.SIZES),
     "r2plus1d": (r2plus1d.R2plus1d, r2plus1d.SIZES),
 }
+
+
+def make_backbone(name: str, size: str, dtype: Any, **options: Any) -> Any:
+    """The backbone of `config.backbone`. options: fields that not all backbones have; each takes those it has."""
+    kind, sizes = BACKBONES[name]
+    own = {field.name for field in dataclasses.fields(kind)}
+    return kind(**sizes[size], dtype=dtype, **{field: value for field, value in options.items() if field in own})

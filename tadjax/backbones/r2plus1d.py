@@ -21,8 +21,10 @@ MEAN = (110.2008, 100.63983, 95.99475)  # torchvision's of Kinetics, times 255
 STD = (58.14765, 56.46975, 55.332195)
 
 SIZES = {
+    "tiny": dict(depths=(1, 2, 1, 1), widths=(8, 8, 16, 16), stem_middle=4),  # the configs' tiny twins
     "18": dict(depths=(2, 2, 2, 2)),
     "34": dict(depths=(3, 4, 6, 3)),
+    "18_torchvision": dict(depths=(2, 2, 2, 2), flavour="torchvision"),
 }
 EPSILON = {"tsp": 1e-3, "torchvision": 1e-5}
 

@@ -22,9 +22,12 @@ WIDTHS = (1, 2, 4, 8)  # of the four layers, times the stem's
 
 # resample: frames from one of the slow pathway's to its next; speed: the paper's alpha. r50, r101: the 8x8 setting.
 SIZES = {
+    "tiny": dict(depths=(1, 2, 1, 1), stem_width=8),  # the configs' tiny twins
     "r50": dict(depths=(3, 4, 6, 3), resample=4, speed=4, lateral_kernel=7),
     "r101": dict(depths=(3, 4, 23, 3), resample=4, speed=4, lateral_kernel=7),
     "r50_4x16": dict(depths=(3, 4, 6, 3), resample=8, speed=8, lateral_kernel=5),  # mmaction2's default
+    "r50_pyslowfast": dict(depths=(3, 4, 6, 3), lateral_norm=True),
+    "r101_pyslowfast": dict(depths=(3, 4, 23, 3), lateral_norm=True),
 }
 
 

@@ -23,6 +23,7 @@ MLP_RATIO = 4
 MASKED = -100.0  # as in the published code; what is added to a logit
 
 SIZES = {
+    "tiny": dict(stem_width=8, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4)),  # the configs' tiny twins; Swin-T is "t"
     "t": dict(stem_width=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)),
     "s": dict(stem_width=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24)),
     "b": dict(stem_width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),

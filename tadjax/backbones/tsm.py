@@ -18,6 +18,7 @@ from tadjax.backbones.vit import MEAN, STD, Stage
 WIDTHS = (1, 2, 4, 8)  # of the four layers, times the stem's
 
 SIZES = {
+    "tiny": dict(depths=(1, 2, 1, 1), bottleneck=False, stem_width=8),  # the configs' tiny twins
     "r18": dict(depths=(2, 2, 2, 2), bottleneck=False),
     "r50": dict(depths=(3, 4, 6, 3), bottleneck=True),
 }

@@ -1,7 +1,8 @@
 """What is trained, and how fast: groups of parameters, their learning rates, AdamW, clipping.
 
 The groups are OpenTAD's: all adapter parameters in one group with weight decay (their biases too); of the head, the
-weights of linear layers and convolutions decay, while biases, norms and scales do not.
+weights of linear layers and convolutions decay, while biases, norms and scales do not. Statistics of batch norm are no
+matter of gradients: full fine-tuning leaves them those of the pre-training, as published, and moves scales and biases.
 """
 
 import re
@@ -14,6 +15,7 @@ import optax
 # The first pattern that matches a parameter's path names its group. Every trained parameter must be covered.
 GROUPS = (
     (r"adapter/.*", "adapter"),
+    (r"backbone/.*/(mean|var)", "statistics"),
     (r"backbone/.*", "backbone"),
     (r"head/(.*/)?kernel", "head_decay"),
     (r"head/.*", "head_no_decay"),
@@ -73,6 +75,7 @@ def make_optimizer(optim: Any, steps_per_epoch: int) -> optax.GradientTransforma
         name: optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay[name])
         for name, schedule in schedules(optim, steps_per_epoch).items()
     }
+    groups["statistics"] = optax.set_to_zero()
     # Clipping stands outside of the partition: inside, it would clip each group by its own norm.
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     return optax.chain(clip, optax.partition(groups, labels))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs import thumos_vitg
+from tadjax.backbones import make_backbone
 from tadjax.localizer import build
-from tadjax.training.optimizer import group_of, labels, make_optimizer
+from tadjax.training.optimizer import group_of, labels, make_optimizer, path_of
 from tadjax.training.state import create, make_train_step, moving_average
 
 TRAINED = ("adapter", "head")
@@ -127,3 +128,14 @@ def test_random_draws_differ_from_step_to_step_and_repeat_by_seed(setting):
     assert float(other(state, setting[3])[1]["loss"]) != loss
     later = state.replace(step=state.step + 1)
     assert float(step(later, setting[3])[1]["loss"]) != loss
+
+
+def test_full_fine_tuning_leaves_the_statistics_of_batch_norm():
+    config = thumos_vitg.get_config("tiny")
+    backbone = make_backbone("tsm", "tiny", jnp.float32)
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    params = {"backbone": jax.tree.map(lambda a: np.ones(a.shape, np.float32), shapes)}
+    tx = make_optimizer(config.optim, steps_per_epoch=10)
+    updates, _ = tx.update(params, tx.init(params), params)
+    for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
+        assert np.any(update) != path_of(path).endswith(("/mean", "/var")), path_of(path)
