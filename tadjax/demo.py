@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
@@ -23,6 +22,7 @@ from tadjax.data.demo import DemoPaths, make_demo
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import table
 from tadjax.predict import load
+from tadjax.runs import keep_compiled
 from tadjax.train import train
 from tadjax.training.pretrain_demo import draw_clips, pretrain
 
@@ -95,7 +95,7 @@ def _say(what: str) -> None:
 def main(argv: list[str]) -> int:
     del argv
     logging.set_verbosity(logging.ERROR)
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "tadjax"))
+    keep_compiled()
     try:
         run(pathlib.Path(_WORKDIR.value))
     except TadjaxError as error:

@@ -44,10 +44,9 @@ def run() -> int:
     if _MODE.value == "predict" and not _VIDEO.value:
         raise ConfigError("--mode=predict needs --video=FILE (or a folder, or a pattern)")
 
-    import jax
+    from tadjax.runs import keep_compiled
 
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "tadjax"))
+    keep_compiled()
     if _MODE.value == "train":
         from tadjax.train import train
 

@@ -30,6 +30,12 @@ class Run:
     step: int
 
 
+def keep_compiled() -> None:
+    """Compiled programs are kept in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "tadjax"))
+
+
 def load_run(config: Any, workdir: pathlib.Path, *, best: bool = True) -> Run:
     """The best (or newest) checkpoint of a run, averaged where it keeps averages. Errors name what is missing."""
     classes = read_classes(workdir)

@@ -68,10 +68,25 @@ def test_the_frozen_backbone_is_returned_untouched(setting):
     after, _ = step(state, setting[3])
     assert_equal(after.frozen, state.frozen)
     assert int(after.step) == 1
-    after, _ = step(after, setting[3])  # the first step has learning rate 0
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.trained, state.trained)
     assert moved["adapter"]["up"]["kernel"] > 1e-5
     assert moved["head"]["classification"]["out"]["kernel"] > 1e-5
+
+
+def test_full_fine_tuning_moves_the_backbone_at_its_own_rate(setting):
+    config = thumos_vitg.get_config("tiny")
+    config.adaptation.method = "full"
+    config.optim.backbone_lr, config.optim.head_lr, config.optim.warmup_epochs = 1e-4, 0.0, 0
+    config.optim.backbone_weight_decay = 0.0
+    localizer, tx = build(config, classes=3), make_optimizer(config.optim, steps_per_epoch=10)
+    state = create(localizer.init(jax.random.key(0)), ("backbone", "head"), localizer, tx)
+    after, _ = compiled(localizer, tx, ())(state, setting[3])
+    assert after.frozen == {}
+    assert_equal(after.trained["head"], state.trained["head"])
+    # Adam's first step is of the learning rate's size wherever there is a gradient.
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.trained, state.trained)["backbone"]
+    for of_part in (moved["patch_embed"], *(moved["blocks"][name] for name in ("norm1", "attention", "norm2", "mlp"))):
+        assert max(jax.tree.leaves(of_part)) == pytest.approx(1e-4, rel=0.01)
 
 
 def test_a_step_that_is_not_finite_changes_only_the_counters(setting):
