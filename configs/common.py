@@ -46,6 +46,11 @@ def base() -> ConfigDict:
     window.feature_length = 768  # feature steps that the head sees; frames_per_feature = frames / feature_length
     window.stride = 4  # video frames between two feature steps (unused by resize)
     window.offset = 0  # video frames between a feature step's position and the first frame it covers
+    # frame: the backbone sees the window's frames as one sequence; snippet: for every feature step a short snippet
+    # centred on it, alone, whose features are averaged (window.frames is unused then)
+    window.representation = "frame"
+    window.snippet_frames = 16
+    window.snippet_stride = 1  # video frames between two frames of a snippet
     window.overlap = 0.5  # of two successive evaluation windows, as a share of the window
     window.train_overlap = 0.25  # the same for sampling="sliding"
     window.coverage = "full"  # full: every frame lies in an evaluation window; reference: as OpenTAD lists windows
@@ -172,7 +177,7 @@ def base() -> ConfigDict:
     config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass
     memory.remat = "block"  # none, block, nested (blocks of blocks), or offload (block inputs in host memory)
     # Clips (vit: 16 frames, tsm: 8) that go through a block (side, losa: the backbone) at once; 0 = all. The other
-    # backbones see the window as a whole.
+    # backbones see the window as a whole. In the snippet representation, snippets that go through the backbone at once.
     memory.clips_per_group = 0
     memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
     memory.attention = "auto"  # auto, xla, chunked, cudnn, or splash; auto picks by platform and says which

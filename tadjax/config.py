@@ -100,6 +100,9 @@ RULES: dict[str, Rule] = {
     "window.frames": positive,
     "window.feature_length": positive,
     "window.stride": positive,
+    "window.representation": one_of("frame", "snippet"),
+    "window.snippet_frames": positive,
+    "window.snippet_stride": positive,
     "window.overlap": within(0, 0.95),
     "window.train_overlap": within(0, 0.95),
     "window.coverage": one_of("full", "reference"),
@@ -361,25 +364,39 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
 
 def _of_backbone(config: ConfigDict) -> Iterator[str]:
     """What config.backbone has no size, clips, or stochastic depth for."""
-    name, size, frames = config.backbone.name, config.backbone.size, config.window.frames
+    name, size, window = config.backbone.name, config.backbone.size, config.window
+    snippets = window.representation == "snippet"
+    frames, field = (window.snippet_frames, "snippet_frames") if snippets else (window.frames, "frames")
     groups = config.memory.clips_per_group
     if size not in BACKBONE_SIZES[name]:
         yield f"config.backbone.size = {size!r}: {one_of(*BACKBONE_SIZES[name])(size)}, the sizes of {name}"
     if name in CLIP_FRAMES and frames % CLIP_FRAMES[name]:
-        yield f"config.window.frames = {frames} is no multiple of {CLIP_FRAMES[name]}, the frames of one clip"
-    elif name in CLIP_FRAMES and groups and frames // CLIP_FRAMES[name] % groups:
+        yield f"config.window.{field} = {frames} is no multiple of {CLIP_FRAMES[name]}, the frames of one clip"
+    elif snippets and groups and window.feature_length % groups:
+        yield (
+            f"config.memory.clips_per_group = {groups}: the {window.feature_length} snippets of a window are no whole "
+            "number of groups"
+        )
+    elif not snippets and name in CLIP_FRAMES and groups and frames // CLIP_FRAMES[name] % groups:
         yield (
             f"config.memory.clips_per_group = {groups}: the {frames // CLIP_FRAMES[name]} clips of "
             f"config.window.frames = {frames} are no whole number of groups"
         )
     if name in STEP_FRAMES and frames % STEP_FRAMES[name]:
-        yield f"config.window.frames = {frames} is no multiple of {STEP_FRAMES[name]}, as {name} needs it"
-    if name in STEP_FRAMES and groups:
+        yield f"config.window.{field} = {frames} is no multiple of {STEP_FRAMES[name]}, as {name} needs it"
+    if name in STEP_FRAMES and groups and not snippets:
         yield f"config.memory.clips_per_group = {groups}: {name} has no clips, it sees the whole window; set it to 0"
     if name not in DROP_PATH and config.backbone.drop_path:
         yield f"config.backbone.drop_path = {config.backbone.drop_path}: {name} has no stochastic depth; set it to 0"
     if name != "vit" and config.adaptation.method in ONLY_VIT:
         yield f"config.adaptation.method = {config.adaptation.method!r} is for the blocks of a vit, not of {name}"
+    if snippets and config.adaptation.method not in ("none", "full", "tia", "full_tia"):
+        yield (
+            f"config.adaptation.method = {config.adaptation.method!r} looks at whole windows: with "
+            "config.window.representation = 'snippet' it must be none, full, tia or full_tia"
+        )
+    if snippets and config.mesh.clip != 1:
+        yield f"config.mesh.clip = {config.mesh.clip}: snippets are spread over data alone; it must be 1"
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

@@ -16,6 +16,7 @@ from tadjax.adaptation import inside
 from tadjax.adaptation.losa import Losa
 from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
+from tadjax.adaptation.snippets import Snippets
 from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
 from tadjax.backbones import make_backbone
@@ -32,7 +33,8 @@ class Localizer:
     """A backbone (tadjax/backbones), adapters inside or beside it on some of its layers, and a head (tadjax/heads).
 
     adapter: a module inside the blocks; beside: a method that computes the features its own way (side.Side, losa.Losa,
-    petl.Aim ...). One of them at most. trains_backbone: the backbone's own parameters get gradients.
+    petl.Aim ...). One of them at most. trains_backbone: the backbone's own parameters get gradients. snippets: each
+    feature step is a snippet of the frames that the backbone sees alone; None for the frame representation.
     """
 
     backbone: Any
@@ -43,6 +45,7 @@ class Localizer:
     memory: inside.Memory = inside.Memory()
     beside: Any = None
     trains_backbone: bool = False
+    snippets: Snippets | None = None
 
     def init(self, key: jax.Array) -> dict:
         """Random float32 parameters of all three collections."""
@@ -70,8 +73,17 @@ class Localizer:
         if self.beside is not None:
             features = self._features_beside(params, frames, valid)  # [B, T', D]
             return resize_in_time(features, self.feature_length)
+        return resize_in_time(self.steps(params, frames, rng), self.feature_length)
+
+    def steps(self, params: dict, frames: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Frames -> the backbone's own steps, float32 [B, T', D], with adapters inside; of snippets, one each."""
+        if self.snippets is None:
+            return self._run(params, frames, rng)
+        return self.snippets.features(lambda *of_group: self._run(params, *of_group), frames, self.feature_length, rng)
+
+    def _run(self, params: dict, frames: jax.Array, rng: jax.Array | None) -> jax.Array:
         scales = None if rng is None else self.backbone.drop_path(rng, *frames.shape[:2])
-        features = inside.run(
+        return inside.run(
             self.backbone,
             params["backbone"],
             frames,
@@ -82,7 +94,6 @@ class Localizer:
             memory=self.memory,
             frozen=not self.trains_backbone,
         )  # [B, T', D]
-        return resize_in_time(features, self.feature_length)
 
     def _features_beside(self, params: dict, frames: jax.Array, valid: jax.Array | None) -> jax.Array:
         if valid is not None:
@@ -139,6 +150,7 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     platform: what it will run on ("cpu", "gpu", "tpu"), which picks the attention kernel; the default device's if None.
     """
     dtype = jnp.dtype(config.dtype)
+    of_snippets = config.window.representation == "snippet"
     backbone = make_backbone(
         config.backbone.name,
         config.backbone.size,
@@ -146,7 +158,7 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
         image=config.backbone.image,
         drop_path_rate=config.backbone.drop_path,
         attention=resolve(config.memory.attention, platform or jax.default_backend()),
-        feature_length=config.window.feature_length,
+        feature_length=0 if of_snippets else config.window.feature_length,
     )
     head = make_head(_tuples(config.head.to_dict()), classes, dtype)
     options, adapter, beside = config.adaptation, None, None
@@ -158,10 +170,13 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     if adapter is not None or beside is not None:
         below_last = options.method in ("losa", "unipt")
         layers = adapted_layers(tuple(options.layers), backbone.depth - below_last)
-    memory = inside.Memory(config.memory.remat, config.memory.clips_per_group, config.memory.taps)
+    memory, snippets = inside.Memory(config.memory.remat, config.memory.clips_per_group, config.memory.taps), None
+    if of_snippets:  # groups of snippets take the place of groups of clips
+        snippets = Snippets(config.window.snippet_frames, memory.clips_per_group)
+        memory = dataclasses.replace(memory, clips_per_group=0)
     trains_backbone = options.method in ("full", "full_tia")
     length = config.window.feature_length
-    return Localizer(backbone, head, length, adapter, layers, memory, beside, trains_backbone)
+    return Localizer(backbone, head, length, adapter, layers, memory, beside, trains_backbone, snippets)
 
 
 def _tia(options: Any, backbone: Vit) -> Tia:

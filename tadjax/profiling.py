@@ -17,7 +17,7 @@ import numpy as np
 
 from tadjax import config as configs
 from tadjax import flops, topologies
-from tadjax.data.records import canvas_size
+from tadjax.data.records import canvas_size, sampling_of
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import abstract_params
@@ -55,7 +55,7 @@ def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[st
     compiled, plan = _compile(step, chips)
     numbers |= plan
     if not topology and compiled is not None:
-        numbers |= _measure(compiled, step, mesh, config.window.frames)
+        numbers |= _measure(compiled, step, mesh, sampling_of(config, train=True).frames)
     numbers["verdict"] = _verdict(config, numbers)
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "profile.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -89,7 +89,7 @@ def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
 
 
 def _batch(config: Any, sharding: jax.sharding.Sharding) -> dict[str, jax.ShapeDtypeStruct]:
-    b, t, length = config.optim.batch_size, config.window.frames, config.window.feature_length
+    b, t, length = config.optim.batch_size, sampling_of(config, train=True).frames, config.window.feature_length
     height, width = canvas_size(config.window.short_side, config.data.max_aspect)
     shapes = {
         "frames": ((b, t, height, width, 3), jnp.uint8),

@@ -382,10 +382,11 @@ def evaluation_set(
 def sampling_of(config: Any, train: bool) -> Sampling:
     """`config.window` as arguments of the sampling."""
     window = config.window
+    snippets = window.representation == "snippet"
     return Sampling(
         method=window.sampling if train else window.eval_sampling,
         feature_length=window.feature_length,
-        frames_per_feature=window.frames // window.feature_length,
+        frames_per_feature=1 if snippets else window.frames // window.feature_length,
         stride=window.stride,
         offset_frames=window.offset,
         overlap=window.train_overlap if train else window.overlap,
@@ -397,6 +398,8 @@ def sampling_of(config: Any, train: bool) -> Sampling:
         filter_gt=window.filter_segments,
         min_length=window.min_length,
         class_agnostic=config.data.class_agnostic,
+        snippet_frames=window.snippet_frames if snippets else 0,
+        snippet_stride=window.snippet_stride,
     )
 
 

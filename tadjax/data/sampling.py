@@ -12,6 +12,9 @@ A feature step stands for `stride` video frames, of which `frames_per_feature` a
     sampled         0       1       2       3       4
     feature steps   0               1               2
 
+In the snippet representation it stands for its own snippet instead: `snippet_frames` frames, `snippet_stride` apart,
+centred on the step's place. Snippets that overlap share their frames, which come once.
+
 Units: seconds are float64; frames and feature steps may be fractions. A segment is [start, end).
 """
 
@@ -46,6 +49,8 @@ class Sampling:
     filter_gt: bool = False  # leave segments out that are empty or, with resize, no longer than `min_length`
     min_length: float = 0.01  # resize: share of the video
     class_agnostic: bool = False  # all labels are 0
+    snippet_frames: int = 0  # of the snippet that a feature step stands for; 0: frame representation
+    snippet_stride: int = 1  # video frames between two frames of a snippet
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, rule: str) -> None:
@@ -58,6 +63,10 @@ class Sampling:
             value = getattr(self, name)
             require(isinstance(value, int) and value >= 1, name, "a whole number of at least 1")
         require(isinstance(self.offset_frames, int), "offset_frames", "a whole number")
+        require(self.snippet_frames >= 0, "snippet_frames", "at least 0")
+        require(self.snippet_stride >= 1, "snippet_stride", "at least 1")
+        if self.snippet_frames:
+            require(self.frames_per_feature == 1, "frames_per_feature", "1, as each feature step is its own snippet")
         require(0 <= self.overlap < 1, "overlap", "at least 0 and below 1")
         require(0 <= self.ioa_threshold <= 1, "ioa_threshold", "between 0 and 1")
         require(0 < self.keep_ratio <= 1, "keep_ratio", "above 0 and at most 1")
@@ -75,7 +84,21 @@ class Sampling:
     @property
     def frames(self) -> int:
         """Sampled frames in a window."""
+        if self.snippet_frames:
+            return (self.feature_length - 1) * self.snippet_hop + self.snippet_frames
+        return self.places
+
+    @property
+    def places(self) -> int:
+        """Where a window is sampled: one frame, or one snippet, each."""
         return self.feature_length * self.frames_per_feature
+
+    @property
+    def snippet_hop(self) -> int:
+        """Sampled frames from one snippet's first to the next one's: fewer than a snippet has if they share some."""
+        if self.method == "resize" or self.stride % self.snippet_stride:
+            return self.snippet_frames
+        return min(self.stride // self.snippet_stride, self.snippet_frames)
 
     @property
     def frame_stride(self) -> int:
@@ -342,7 +365,7 @@ def max_segments(sampling: Sampling, file_frames: int, truth: GroundTruth) -> in
     if sampling.method == "sliding":
         windows = list_windows(sampling, file_frames)
         return max(len(_inside(sampling, window, truth)[0]) for window in windows)
-    if sampling.method == "resize" or -(-file_frames // sampling.frame_stride) <= sampling.frames:
+    if sampling.method == "resize" or -(-file_frames // sampling.frame_stride) <= sampling.places:
         return len(truth.labels)
     # A window [x, x + length) keeps a segment [s, e) if x lies in [s + kept - length, e - kept]: count the most that
     # share one x. A hundredth of a step on both sides makes up for float32.
@@ -390,11 +413,28 @@ def _frames(sampling: Sampling, first: int, count: int, file_frames: int) -> tup
     if available < 1:
         start = first * sampling.frame_stride
         raise DataError(f"a window starts at frame {start}, but the video has only {file_frames} frames")
-    sampled = first + np.minimum(np.arange(sampling.frames), available - 1)
+    sampled = first + np.minimum(np.arange(sampling.places), available - 1)
     steps = available // sampling.frames_per_feature
     if sampling.coverage == "full":
         steps = max(steps, 1)
-    return sampled * sampling.frame_stride, np.arange(sampling.feature_length) < steps
+    frame_indices = sampled * sampling.frame_stride
+    if sampling.snippet_frames:
+        frame_indices = _snippets(sampling, frame_indices + sampling.offset_frames, file_frames)
+    return frame_indices, np.arange(sampling.feature_length) < steps
+
+
+def _snippets(sampling: Sampling, centres: np.ndarray, file_frames: int) -> np.ndarray:
+    """Frames of the snippets centred on `centres` [feature_length] (ascending, fractions of frames), int64 [frames].
+
+    Those outside the video are its first or last frame. A snippet's centre is that of the time it covers: 16 successive
+    frames around centre c are [c - 8, c + 8).
+    """
+    inside = sampling.snippet_stride * (np.arange(sampling.snippet_frames) - sampling.snippet_frames // 2)
+    frames = centres[:, None] + inside  # [feature_length, snippet_frames]
+    last = max(min(file_frames - 1, frames[-1, -1]), 0)
+    if sampling.snippet_hop < sampling.snippet_frames:  # they overlap: each frame once
+        frames = frames[0, 0] + sampling.snippet_stride * np.arange(sampling.frames)
+    return np.clip(frames, 0, last).round().astype(np.int64).reshape(-1)
 
 
 def _random_truncation(
@@ -406,7 +446,7 @@ def _random_truncation(
     whole = Grid(timeline, sampling.feature_length, sampling.stride, 0, sampling.offset_frames)
     segments, labels = whole.frames_to_steps(truth.segments) * sampling.frames_per_feature, truth.labels
     in_file = -(-file_frames // sampling.frame_stride)
-    start, length = 0, sampling.frames
+    start, length = 0, sampling.places
     if in_file <= length:
         length = in_file
         if sampling.crop_ratio:
@@ -437,12 +477,15 @@ def _kept(segments: np.ndarray, start: int, length: int, keep_ratio: float) -> t
 
 def _resized(sampling: Sampling, timeline: Timeline, file_frames: int, truth: GroundTruth) -> Sample:
     """The middles of `frames` equal parts of the video, rounded half to even."""
-    number = sampling.frames
+    number = sampling.places
     step = file_frames / number
     first = step / 2 - 0.5
     # A running sum on purpose, not first + i * step: the two round differently at exact halves. It may end one too far.
     middles = np.arange(first, file_frames + first, step)[:number]
-    frame_indices = np.clip(middles, 0, file_frames - 1).round().astype(np.int64)
+    if sampling.snippet_frames:
+        frame_indices = _snippets(sampling, middles, file_frames)
+    else:
+        frame_indices = np.clip(middles, 0, file_frames - 1).round().astype(np.int64)
     grid = Grid(timeline, sampling.feature_length, 0)
     segments = np.clip(grid.to_steps(truth.segments), 0, sampling.feature_length).astype(np.float32)
     return Sample(frame_indices, np.ones(sampling.feature_length, bool), grid, segments, truth.labels)
