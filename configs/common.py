@@ -39,6 +39,16 @@ def base() -> ConfigDict:
     data.workers = 8  # decoding processes on this host; 0 decodes in the main process
     data.prefetch = 2  # windows a worker prepares ahead, in shared memory (/dev/shm)
 
+    # Features on disk in the place of videos: the head alone is trained. What --mode=extract writes, or a published set
+    # (then window.stride, window.offset and data.fps say which second a feature stands for); tadjax/data/features.py
+    config.features = features = ConfigDict()
+    features.path = ""  # folder with one .npy a video, data.prefix + name + suffix + .npy; "" decodes videos
+    features.suffix = ""
+    features.layout = "time_first"  # [T, C], or channels_first: [C, T]
+    features.stride = 0  # video frames between two stored features, window.stride or a part of it; 0 = the same
+    features.width = 0  # C; 0 takes it from features.json, else from the first file
+    features.dtype = "float16"  # of the files that --mode=extract writes: float16 or float32
+
     config.window = window = ConfigDict()
     window.sampling = "random_trunc"  # in training: random_trunc, sliding, or resize (the whole video to one window)
     window.eval_sampling = "sliding"  # in evaluation and prediction: sliding or resize

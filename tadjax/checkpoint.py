@@ -120,7 +120,7 @@ class Checkpoints:
 def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
     """Writes the frozen collections once; does nothing if they are there or nothing is frozen."""
     target = pathlib.Path(workdir).resolve() / "frozen"
-    if not frozen or target.exists():
+    if not jax.tree.leaves(frozen) or target.exists():
         return
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(target, frozen)
@@ -129,8 +129,8 @@ def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
 def load_frozen(workdir: pathlib.Path, like: dict) -> dict:
     """The frozen collections, sharded as `like`. WeightsError if they are missing or of another geometry."""
     source = pathlib.Path(workdir).resolve() / "frozen"
-    if not like:
-        return {}
+    if not jax.tree.leaves(like):  # the backbone of features on disk has no parameters
+        return like
     if not source.exists():
         raise WeightsError(f"{source} does not exist: is {workdir} the --workdir of a run?")
     try:

@@ -22,6 +22,8 @@ RUNTIME = (
     "data.workers",
     "data.prefetch",
     "backbone.weights",
+    "features.path",
+    "features.dtype",
     "train.",
     "memory.",
     "mesh.",
@@ -95,6 +97,10 @@ RULES: dict[str, Rule] = {
     "data.max_aspect": within(1, 4),
     "data.workers": within(0, 256),
     "data.prefetch": within(1, 64),
+    "features.layout": one_of("time_first", "channels_first"),
+    "features.stride": within(0),
+    "features.width": within(0),
+    "features.dtype": one_of("float16", "float32"),
     "window.sampling": one_of("random_trunc", "sliding", "resize"),
     "window.eval_sampling": one_of("sliding", "resize"),
     "window.frames": positive,
@@ -394,6 +400,11 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.adaptation.method = {config.adaptation.method!r} looks at whole windows: with "
             "config.window.representation = 'snippet' it must be none, full, tia or full_tia"
+        )
+    if config.features.path and config.adaptation.method != "none":
+        yield (
+            f"config.adaptation.method = {config.adaptation.method!r}: config.features.path leaves no backbone "
+            "to adapt; it must be 'none'"
         )
     if snippets and config.mesh.clip != 1:
         yield f"config.mesh.clip = {config.mesh.clip}: snippets are spread over data alone; it must be 1"

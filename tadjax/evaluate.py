@@ -62,7 +62,8 @@ class Evaluator:
         with to_device(loaded, sharding) as batches, progress("evaluating", loaded.length) as advance:
             previous = None
             for batch in batches:
-                running = batch, self._candidates(params, {"frames": batch["frames"], "valid": batch["valid"]})
+                shown = batch["features"] if self.config.features.path else batch["frames"]
+                running = batch, self._candidates(params, {"frames": shown, "valid": batch["valid"]})
                 if previous is not None:  # the device works on this batch while the host suppresses the last one's
                     self._collect(*previous, settings, found)
                 previous = running

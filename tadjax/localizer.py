@@ -21,7 +21,9 @@ from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
 from tadjax.backbones import make_backbone
 from tadjax.backbones.attention import resolve
+from tadjax.backbones.precomputed import Precomputed
 from tadjax.backbones.vit import Vit
+from tadjax.data.features import feature_folder
 from tadjax.errors import ConfigError
 from tadjax.heads import make_head
 
@@ -67,6 +69,7 @@ class Localizer:
     ) -> jax.Array:
         """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, feature_length, D].
 
+        frames: with features on disk in the backbone's place these, float32 [B, feature_length, D].
         rng: draws the stochastic depth of a backbone with adapters inside (on in training, also where the backbone is
         frozen); None for none. valid: bool [B, feature_length], what attention over the window may see; None for all.
         """
@@ -150,16 +153,20 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     platform: what it will run on ("cpu", "gpu", "tpu"), which picks the attention kernel; the default device's if None.
     """
     dtype = jnp.dtype(config.dtype)
-    of_snippets = config.window.representation == "snippet"
-    backbone = make_backbone(
-        config.backbone.name,
-        config.backbone.size,
-        dtype,
-        image=config.backbone.image,
-        drop_path_rate=config.backbone.drop_path,
-        attention=resolve(config.memory.attention, platform or jax.default_backend()),
-        feature_length=0 if of_snippets else config.window.feature_length,
-    )
+    stored = feature_folder(config)
+    of_snippets = config.window.representation == "snippet" and stored is None
+    if stored is not None:
+        backbone = Precomputed(stored.width)
+    else:
+        backbone = make_backbone(
+            config.backbone.name,
+            config.backbone.size,
+            dtype,
+            image=config.backbone.image,
+            drop_path_rate=config.backbone.drop_path,
+            attention=resolve(config.memory.attention, platform or jax.default_backend()),
+            feature_length=0 if of_snippets else config.window.feature_length,
+        )
     head = make_head(_tuples(config.head.to_dict()), classes, dtype)
     options, adapter, beside = config.adaptation, None, None
     if options.method in ("tia", "full_tia", "longlora"):

@@ -1,8 +1,9 @@
-"""Train, evaluate, predict and profile from the command line.
+"""Train, evaluate, predict, extract and profile from the command line.
 
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN                    # train, evaluating on the way
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=evaluate
 python -m tadjax.main --workdir=RUN --mode=predict --video=FILE                        # any mp4, mkv, webm, avi
+python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=extract     # the backbone's features
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=profile --topology=v5e:1   # does it fit?
 Any leaf of the config can be overridden: --config.optim.head_lr=2e-4
 """
@@ -16,18 +17,24 @@ from ml_collections import config_flags
 from tadjax import config as configs
 from tadjax.errors import ConfigError, TadjaxError
 
-MODES = ("train", "evaluate", "predict", "profile")
+MODES = ("train", "evaluate", "predict", "extract", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/; predict reads the workdir's if not given."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.", required=True)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-_VIDEO = flags.DEFINE_multi_string("video", [], "predict: a video file, a folder, or a pattern; may be repeated.")
+_VIDEO = flags.DEFINE_multi_string(
+    "video",
+    [],
+    "predict, extract: a video file, a folder, or a pattern; may be repeated. extract: none for the config's.",
+)
 _MIN_SCORE = flags.DEFINE_float("min_score", 0.0, "predict: detections that score less are left out.")
 _TOP_K = flags.DEFINE_integer("top_k", 100, "predict: how many detections of a video are kept; 0 for all.")
 _LABELS = flags.DEFINE_list("labels", [], "predict: only detections with these labels; none for all.")
-_OUTPUT = flags.DEFINE_string("output", "", "predict: where results go; WORKDIR/predictions if not given.")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "predict, extract: where results go; WORKDIR/predictions or WORKDIR/features."
+)
 _TRUTH = flags.DEFINE_string("ground_truth", "", "predict: annotations to show beside the detections.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "profile: chips to compile for (v5e:1, a100:8); none: those here.")
 
@@ -55,6 +62,11 @@ def run() -> int:
         from tadjax.evaluate import evaluate_run
 
         evaluate_run(config, workdir)
+    elif _MODE.value == "extract":
+        from tadjax.extract import extract_videos
+
+        if extract_videos(config, workdir, _VIDEO.value, _OUTPUT.value):
+            return 1
     elif _MODE.value == "profile":
         from tadjax.profiling import profile
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from tadjax import config as configs
 from tadjax import flops, topologies
+from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
@@ -91,8 +92,11 @@ def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
 def _batch(config: Any, sharding: jax.sharding.Sharding) -> dict[str, jax.ShapeDtypeStruct]:
     b, t, length = config.optim.batch_size, sampling_of(config, train=True).frames, config.window.feature_length
     height, width = canvas_size(config.window.short_side, config.data.max_aspect)
+    pictures = {"frames": ((b, t, height, width, 3), jnp.uint8)}
+    if config.features.path:
+        pictures = {"features": ((b, length, feature_folder(config).width), jnp.float32)}
     shapes = {
-        "frames": ((b, t, height, width, 3), jnp.uint8),
+        **pictures,
         "frame_size": ((b, 2), jnp.int32),
         "portrait": ((b,), jnp.bool_),
         "augment_seed": ((b,), jnp.uint32),
@@ -174,8 +178,9 @@ def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) ->
         return jax.device_put(values.astype(shape.dtype), shape.sharding)
 
     state, batch = jax.tree.map(random, step.state), jax.tree.map(random, step.batch)
-    height, width = batch["frames"].shape[2:4]
-    batch["frame_size"] = jax.device_put(batch["frame_size"] + np.array([height, width], np.int32))
+    if "frames" in batch:
+        height, width = batch["frames"].shape[2:4]
+        batch["frame_size"] = jax.device_put(batch["frame_size"] + np.array([height, width], np.int32))
     seconds = []
     for _ in range(1 + MEASURED_STEPS):  # the first one warms up
         start = time.perf_counter()
@@ -183,7 +188,7 @@ def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) ->
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - start)
     median = float(np.median(seconds[1:]))
-    numbers = {"step_seconds": median, "frames_per_second": batch["frames"].shape[0] * frames / median}
+    numbers = {"step_seconds": median, "frames_per_second": len(batch["valid"]) * frames / median}
     used = (mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
     return numbers | ({} if used is None else {"measured_peak_bytes_per_chip": used})
 

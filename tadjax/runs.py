@@ -66,7 +66,7 @@ def initial_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -
     """The parameters that training starts from, made where they will lie: random, but for the pre-trained backbone."""
     like = abstract_params(config, localizer, mesh)
     backbone, pretrained = config.backbone, None
-    if not backbone.random_init:
+    if not backbone.random_init and not config.features.path:
         pretrained = weights.load_backbone(backbone.weights, like["backbone"], image=backbone.image)
 
     def init(key: jax.Array) -> Params:
@@ -85,7 +85,7 @@ def check_weights(config: Any) -> None:
     """ConfigError if the config names no weights and does not say that random ones are wanted; WeightsError if they
     are not there."""
     backbone = config.backbone
-    if backbone.random_init:
+    if backbone.random_init or config.features.path:
         return
     if not backbone.weights:
         raise ConfigError(

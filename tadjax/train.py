@@ -149,6 +149,8 @@ def initial_state(config, localizer, tx, mesh, workdir: pathlib.Path, checkpoint
 
 def view(config: Any, mesh: jax.sharding.Mesh) -> Callable[[Batch], jax.Array]:
     """What turns a batch's canvases into the frames that the backbone sees, each device its own videos."""
+    if config.features.path:
+        return lambda batch: batch["features"]
     augmented = functools.partial(augment, size=config.window.size, settings=Augmentation(**config.augment))
     by_video = meshes.BATCH
     sharded = jax.shard_map(augmented, mesh=mesh, in_specs=(by_video,) * 4, out_specs=by_video, check_vma=False)

@@ -24,6 +24,7 @@ from rich.progress import track
 
 from tadjax.data import sampling as windows
 from tadjax.data.annotations import Annotations, Video
+from tadjax.data.features import FeatureFolder, feature_folder
 from tadjax.data.sampling import Grid, GroundTruth, Sampling, Timeline, Window
 from tadjax.data.video import VideoInfo, displayed_size, frame_index, read_frames
 from tadjax.errors import ConfigError, DataError
@@ -112,8 +113,13 @@ def open_sources(
     paths: Sequence[str | os.PathLike[str]],
     sampling: Sampling,
     cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    fps: float = 0.0,
+    features: FeatureFolder | None = None,
 ) -> list[Source]:
     """Indexes every file once by demuxing it (kept in `cache_dir`): frame count, size and, if it varies, frame rate.
+
+    fps: of the annotated seconds, where the recipe states one. features: the paths are its files, not videos.
 
     So a missing or unreadable file is known before training starts, not hours later: one DataError names them all.
     """
@@ -121,15 +127,18 @@ def open_sources(
     def open_source(index: int) -> Source | DataError:
         video, path = videos[index], str(paths[index])
         try:
-            file = frame_index(path, cache_dir)
-            times = None if file.constant_rate else file.times
+            if features is None:
+                file = frame_index(path, cache_dir)
+                info, times = file.info, None if file.constant_rate else file.times
+            else:
+                info, times = features.describe(Path(path))
             timeline = windows.timeline_of(
-                video, file_frames=file.info.frames, file_fps=file.info.fps, frame_times=times
+                video, fps=fps or None, file_frames=info.frames, file_fps=info.fps, frame_times=times
             )
             truth = windows.ground_truth(sampling, timeline, video)
         except DataError as error:
             return error
-        return Source(index, video.name, path, file.info, timeline, truth)
+        return Source(index, video.name, path, info, timeline, truth)
 
     with ThreadPoolExecutor(8) as pool:  # mostly waiting for the disk
         opened = track(
@@ -171,6 +180,7 @@ class TrainSet:
         max_missing: float = 0.05,
         max_segments: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        features: FeatureFolder | None = None,
     ):
         self.sources = tuple(source for source in sources if len(source.truth.labels))
         self.sampling = sampling
@@ -179,10 +189,12 @@ class TrainSet:
         self.canvas = canvas_size(short_side, max_aspect)
         self._max_missing = max_missing
         self._cache_dir = cache_dir
+        self._features = features
         self._windows = [(source, window) for source in self.sources for window in self._list(source)]
         if not self._windows:
             raise DataError(f"none of the {len(sources)} training videos has a window with a segment to learn from")
-        self._check_aspect(max_aspect)
+        if features is None:
+            self._check_aspect(max_aspect)
         if max_segments is None:
             bounds = (windows.max_segments(sampling, s.info.frames, s.truth) for s in self.sources)
             max_segments = max(1, *bounds, 1)
@@ -228,6 +240,7 @@ class TrainSet:
           valid: bool [L]. segments: float32 [M, 2], feature steps. labels: int32 [M]. segment_valid: bool [M].
           video: int32, index into the annotations' videos. augment_seed: uint32.
           substituted: int32, frames that could not be decoded and for which a neighbour stands in.
+          Of features, instead of frames, frame_size and portrait: features, float32 [L, C].
 
         Raises:
           DataError: frames that cannot be decoded, or more segments than M.
@@ -236,7 +249,18 @@ class TrainSet:
         identity = (self.seed, epoch, source.index, window.start)
         draws = np.random.default_rng((_PLACE, *identity))
         sample = _sample(self.sampling, source, window, draws)
+        return {
+            **self._content(source, sample),
+            "valid": sample.valid,
+            **self._pad(source, sample.segments, sample.labels),
+            "video": np.int32(source.index),
+            "augment_seed": np.random.SeedSequence((_AUGMENT, *identity)).generate_state(1, np.uint32)[0],
+        }
 
+    def _content(self, source: Source, sample: windows.Sample) -> Record:
+        """What the window shows: pictures, or features on disk."""
+        if self._features is not None:
+            return _stored(self._features, source, self.sampling, sample)
         portrait = source.info.height > source.info.width
         canvas = np.zeros((self.sampling.frames, *self.canvas, 3), np.uint8)
         frames = read_frames(
@@ -252,10 +276,6 @@ class TrainSet:
             "frames": canvas,
             "frame_size": np.array(size[::-1] if portrait else size, np.int32),
             "portrait": np.bool_(portrait),
-            "valid": sample.valid,
-            **self._pad(source, sample.segments, sample.labels),
-            "video": np.int32(source.index),
-            "augment_seed": np.random.SeedSequence((_AUGMENT, *identity)).generate_state(1, np.uint32)[0],
             "substituted": np.int32(frames.substituted),
         }
 
@@ -285,6 +305,7 @@ class EvaluationSet:
         size: int,
         max_missing: float = 0.05,
         cache_dir: str | os.PathLike[str] | None = None,
+        features: FeatureFolder | None = None,
     ):
         if sampling.method not in ("sliding", "resize"):
             raise ConfigError(f"config.window.eval_sampling is {sampling.method!r}; it must be 'sliding' or 'resize'")
@@ -293,6 +314,7 @@ class EvaluationSet:
         self.size = size
         self._max_missing = max_missing
         self._cache_dir = cache_dir
+        self._features = features
         self._windows = [
             (source, window)
             for source in self.sources
@@ -313,6 +335,7 @@ class EvaluationSet:
           frames: uint8 [T, size, size, 3], the short side scaled to `size` and the centre cut out.
           valid: bool [L]. video: int32. window: int32, i. substituted: int32. real: bool, false for padding (video and
           window are -1 there, and all steps valid: a head may have no answer to a window without any).
+          Of features, instead of frames: features, float32 [L, C].
 
         Raises:
           DataError: frames that cannot be decoded.
@@ -321,6 +344,18 @@ class EvaluationSet:
             return self._padding()
         source, window = self._windows[i]
         sample = _sample(self.sampling, source, window)
+        return {
+            **self._content(source, sample),
+            "valid": sample.valid,
+            "video": np.int32(source.index),
+            "window": np.int32(i),
+            "real": np.bool_(True),
+        }
+
+    def _content(self, source: Source, sample: windows.Sample) -> Record:
+        """What the window shows: pictures, or features on disk."""
+        if self._features is not None:
+            return _stored(self._features, source, self.sampling, sample)
         frames = read_frames(
             source.path,
             sample.frame_indices,
@@ -329,18 +364,15 @@ class EvaluationSet:
             max_missing=self._max_missing,
             cache_dir=self._cache_dir,
         )
-        return {
-            "frames": frames.frames,
-            "valid": sample.valid,
-            "video": np.int32(source.index),
-            "window": np.int32(i),
-            "substituted": np.int32(frames.substituted),
-            "real": np.bool_(True),
-        }
+        return {"frames": frames.frames, "substituted": np.int32(frames.substituted)}
 
     def _padding(self) -> Record:
+        if self._features is None:
+            empty = {"frames": np.zeros((self.sampling.frames, self.size, self.size, 3), np.uint8)}
+        else:
+            empty = {"features": np.zeros((self.sampling.feature_length, self._features.width), np.float32)}
         return {
-            "frames": np.zeros((self.sampling.frames, self.size, self.size, 3), np.uint8),
+            **empty,
             "valid": np.ones(self.sampling.feature_length, bool),
             "video": np.int32(-1),
             "window": np.int32(-1),
@@ -351,16 +383,16 @@ class EvaluationSet:
 
 def training_set(config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None) -> TrainSet:
     """The training stream that a config (configs/common.py) describes, of annotations of its training subset."""
-    sampling = sampling_of(config, train=True)
-    paths = find_videos(annotations.videos, config.data.videos, config.data.prefix)
+    sampling, features = sampling_of(config, train=True), feature_folder(config)
     return TrainSet(
-        open_sources(annotations.videos, paths, sampling, cache_dir),
+        _open(config, annotations, sampling, features, cache_dir),
         sampling,
         seed=config.seed,
         short_side=config.window.short_side,
         max_aspect=config.data.max_aspect,
         max_missing=config.data.max_missing,
         cache_dir=cache_dir,
+        features=features,
     )
 
 
@@ -368,25 +400,39 @@ def evaluation_set(
     config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None
 ) -> EvaluationSet:
     """The evaluation windows that a config describes, of annotations of its evaluation subset."""
-    sampling = sampling_of(config, train=False)
-    paths = find_videos(annotations.videos, config.data.videos, config.data.prefix)
+    sampling, features = sampling_of(config, train=False), feature_folder(config)
     return EvaluationSet(
-        open_sources(annotations.videos, paths, sampling, cache_dir),
+        _open(config, annotations, sampling, features, cache_dir),
         sampling,
         size=config.window.size,
         max_missing=config.data.max_missing,
         cache_dir=cache_dir,
+        features=features,
     )
+
+
+def _open(
+    config: Any,
+    annotations: Annotations,
+    sampling: Sampling,
+    features: FeatureFolder | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> list[Source]:
+    """The videos of a config's annotations, or their features."""
+    videos, data = annotations.videos, config.data
+    paths = find_videos(videos, data.videos, data.prefix) if features is None else features.find(videos)
+    return open_sources(videos, paths, sampling, cache_dir, fps=data.fps, features=features)
 
 
 def sampling_of(config: Any, train: bool) -> Sampling:
     """`config.window` as arguments of the sampling."""
     window = config.window
-    snippets = window.representation == "snippet"
+    stored = bool(config.features.path)  # one row a feature step, whatever frames it was made of
+    snippets = window.representation == "snippet" and not stored
     return Sampling(
         method=window.sampling if train else window.eval_sampling,
         feature_length=window.feature_length,
-        frames_per_feature=1 if snippets else window.frames // window.feature_length,
+        frames_per_feature=1 if snippets or stored else window.frames // window.feature_length,
         stride=window.stride,
         offset_frames=window.offset,
         overlap=window.train_overlap if train else window.overlap,
@@ -416,6 +462,10 @@ def _sample(
         return windows.sample(sampling, source.timeline, source.info.frames, window=window, truth=truth, draws=draws)
     except DataError as error:
         raise DataError(f"{source.path}: {error}") from error
+
+
+def _stored(features: FeatureFolder, source: Source, sampling: Sampling, sample: windows.Sample) -> Record:
+    return {"features": features.window(Path(source.path), sampling, sample), "substituted": np.int32(0)}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ once is a few windows, however long the video is.
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tadjax.data import sampling as windows
 from tadjax.data.frame_index import FrameIndex
-from tadjax.data.sampling import Grid, Sample, Sampling, Timeline
+from tadjax.data.sampling import Grid, Sample, Sampling, Timeline, Window
 from tadjax.data.video import read_frames
 from tadjax.errors import DataError
 
@@ -38,14 +38,20 @@ def file_timeline(index: FrameIndex) -> Timeline:
 
 
 def stream_windows(
-    index: FrameIndex, sampling: Sampling, *, size: int, max_missing: float = 0.05, threads: int = 2
+    index: FrameIndex,
+    sampling: Sampling,
+    *,
+    size: int,
+    max_missing: float = 0.05,
+    threads: int = 2,
+    cuts: Sequence[Window] | None = None,
 ) -> Iterator[WindowFrames]:
-    """All evaluation windows of a video, in order.
+    """All evaluation windows of a video, in order; or those that `cuts` lists.
 
     A window in which frames are missing is decoded by itself, so that the same frames stand in for them as in
     evaluation. Raises DataError where more than `max_missing` of a window's frames are.
     """
-    samples = list(_samples(index, sampling))
+    samples = list(_samples(index, sampling, cuts))
 
     def read(indices: np.ndarray, missing: float) -> tuple[np.ndarray, int]:
         found = read_frames(index.path, indices, short_side=size, center_crop=size, max_missing=missing)
@@ -91,9 +97,9 @@ def decoding_threads(wanted: int) -> int:
     return max(1, min(wanted, cores, 8))
 
 
-def _samples(index: FrameIndex, sampling: Sampling) -> Iterator[Sample]:
+def _samples(index: FrameIndex, sampling: Sampling, cuts: Sequence[Window] | None) -> Iterator[Sample]:
     timeline, frames = file_timeline(index), len(index)
-    for window in windows.list_windows(sampling, frames):
+    for window in windows.list_windows(sampling, frames) if cuts is None else cuts:
         yield windows.sample(sampling, timeline, frames, window=window)
 
 
