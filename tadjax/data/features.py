@@ -95,8 +95,8 @@ def _in_words(sampling: Sampling) -> str:
         padding = "outside the video its first or last frame is repeated"
     else:
         frames = (
-            f"it is of windows of {sampling.frames} sampled frames, {sampling.frames_per_feature} a row, end to end from "
-            " the first frame on, and interpolated linearly from the backbone's steps over the whole video"
+            f"it is of windows of {sampling.frames} sampled frames, {sampling.frames_per_feature} a row, which lie end "
+            "to end, interpolated linearly from the backbone's steps over the whole video"
         )
         padding = "the last window is filled up with the last sampled frame"
     return f"{place}; {frames}; {padding}"
