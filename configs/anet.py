@@ -1,6 +1,7 @@
 """AdaTAD on ActivityNet-1.3: every published setting. --config=configs/anet.py:WORDS, words in any order.
 
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
+slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -B, of Kinetics-400
 adatad frozen finetune              adapters inside (AdaTAD), head alone, everything
 160 224                             side of the pictures in pixels; 224 adapts the last half of vitg's layers
 cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own
@@ -9,7 +10,8 @@ tiny                                the tiny twin, for a CPU
 Every video, however long, is 768 frames and 192 feature steps. Published average mAP, tIoU 0.5:0.05:0.95 (OpenTAD's
 results page), with the labels of CUHK: vits 37.81, vitb 38.35, vitl 39.21, vith 39.31, vitg 39.77, vitg,224 39.86; with
 InternVideo's vitg,224,internvideo 41.85, vitg,224,internvideo2 42.90; with its own vitl,224,cls 39.15. No result is
-published of frozen and finetune. The labels matter only in evaluation: one run serves all classifiers.
+published of frozen, of finetune, and of SlowFast and Swin, of which slowfast101,finetune,224 and swint,finetune,224 are
+OpenTAD's settings and the others nobody's. The labels matter only in evaluation: one run serves all classifiers.
 
     python -m tadjax.main --config=configs/anet.py:vitg,224 --workdir=RUN
     python -m tadjax.main --config=configs/anet.py:vitg,224,internvideo2 --workdir=RUN --mode=evaluate
@@ -27,7 +29,8 @@ CLASSIFIERS = {
 
 def get_config(variant: str = ""):
     sides, labels = ("160", "224"), (*CLASSIFIERS, "cls")
-    size, method, side, labels, tiny = common.pick(variant, common.SIZES, METHODS, sides, labels, common.TINY)
+    sizes = (*common.SIZES, *common.OTHER_BACKBONES)
+    size, method, side, labels, tiny = common.pick(variant, sizes, METHODS, sides, labels, common.TINY)
     config = common.base()
     config.data.name = "activitynet-1.3"
     config.data.annotations = "data/anet/annotations.json"
@@ -89,4 +92,9 @@ def get_config(variant: str = ""):
         layout, file = CLASSIFIERS[labels]
         config.classifier.layout = layout
         config.classifier.path = f"data/anet/classifiers/{file}"
+    if size in common.OTHER_BACKBONES:
+        common.other_backbone(config, size)
+        if method == "finetune":
+            config.head.input_dropout = 0.0
+            config.optim.batch_size = 8
     return common.tiny(config) if tiny else config

@@ -11,6 +11,13 @@ from ml_collections import ConfigDict
 from tadjax.errors import ConfigError
 
 SIZES = ("vits", "vitb", "vitl", "vith", "vitg")
+# Words for the other backbones: config.backbone.name and size.
+OTHER_BACKBONES = {
+    "slowfast50": ("slowfast", "r50"),
+    "slowfast101": ("slowfast", "r101"),
+    "swint": ("swin", "t"),
+    "swinb": ("swin", "b"),
+}
 TINY = ("", "tiny")
 
 
@@ -96,9 +103,9 @@ def base() -> ConfigDict:
     # full_tia, longlora, st_adapter, aim, unipt
     adaptation.method = "tia"
     # Adapted layers, from 0: () all, (first, last) a range with both ends, or a list of three or more. LoSA's end one
-    # before the last, whose output they attend to.
+    # before the last, whose output they attend to; () is then, but for vit, the last layer of each stage below.
     adaptation.layers = ()
-    adaptation.ratio = 0.25  # bottleneck width by the backbone's width
+    adaptation.ratio = 0.25  # bottleneck width by the layer's width
     adaptation.kernel = (3, 1, 1)  # of the depth-wise convolution over (time, height, width); () for a plain adapter
     adaptation.residual = True  # around the depth-wise convolution
     adaptation.base = "last"  # side: the adapters' sum is added to the last layer, or to the last "listed" (OpenTAD)
@@ -190,7 +197,9 @@ def base() -> ConfigDict:
     # backbones see the window as a whole. In the snippet representation, snippets that go through the backbone at once.
     memory.clips_per_group = 0
     memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
-    memory.attention = "auto"  # auto, xla, chunked, cudnn, or splash; auto picks by platform and says which
+    # auto, xla, chunked, cudnn, or splash; auto picks by platform. In swin all but xla is chunked, in networks without
+    # attention nothing.
+    memory.attention = "auto"
 
     config.post = post = ConfigDict()
     post.pre_nms_topk = 2000
@@ -234,6 +243,16 @@ def thumos() -> ConfigDict:
     config.data.classes = "data/thumos14/classes.txt"
     config.data.videos = "data/thumos14/videos"
     config.data.max_aspect = 4 / 3
+    return config
+
+
+def other_backbone(config: ConfigDict, word: str) -> ConfigDict:
+    """Any config with one of OTHER_BACKBONES, which see the window as a whole."""
+    config.backbone.name, config.backbone.size = OTHER_BACKBONES[word]
+    config.backbone.weights = f"weights/{word}"
+    if config.backbone.name == "slowfast":
+        config.backbone.drop_path = 0.0
+    config.memory.clips_per_group = 0
     return config
 
 

@@ -1,13 +1,16 @@
 """AdaTAD on THUMOS14: every published setting. --config=configs/thumos.py:WORDS, words in any order, joined by commas.
 
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
+slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -B, of Kinetics-400
 adatad side frozen finetune         adapters inside (AdaTAD), beside (AdaTAD-dagger), head alone, everything
-768x160 1536x224                    sampled frames a window, and their side in pixels
+768x160 1536x224 1024x224           sampled frames a window, and their side in pixels
 tiny                                the tiny twin, for a CPU
 
 Published average mAP, tIoU 0.3:0.1:0.7 (OpenTAD's results page): vits 69.03, vitb 71.14, vitl 73.51, vith 74.95,
 vitg 75.06, vitg,1536x224 77.07, vitg,side,1536x224 74.65. Settings without a result are published of vits,side, and
-of frozen and finetune for every size. Other combinations are possible, but nobody's recipe.
+of frozen and finetune for every size, and of slowfast101 and swint with finetune,1024x224. The AdaTAD paper has
+slowfast50 66.0 (finetune 64.3, features 62.3) and swinb 63.7 (60.4, 55.1), but not their adapters' learning rates.
+Other combinations are possible, but nobody's recipe.
 
     python -m tadjax.main --config=configs/thumos.py:vitb,side --workdir=RUN
 """
@@ -16,16 +19,19 @@ from configs import common
 
 METHODS = ("adatad", "side", "frozen", "finetune")
 ADAPTED_FROM = {"vits": 6, "vitb": 6, "vitl": 12, "vith": 16, "vitg": 20}  # the last half of the layers
+ADAPTED_FROM |= {"slowfast50": 8, "slowfast101": 16, "swint": 6, "swinb": 12}
+LAYERS = {"slowfast101": 33}  # where that is not twice as many
 
 
 def get_config(variant: str = ""):
-    size, method, frames, tiny = common.pick(variant, common.SIZES, METHODS, ("768x160", "1536x224"), common.TINY)
+    sizes, windows = (*common.SIZES, *common.OTHER_BACKBONES), ("768x160", "1536x224", "1024x224")
+    size, method, frames, tiny = common.pick(variant, sizes, METHODS, windows, common.TINY)
     config = common.thumos()
     config.backbone.size = size[-1]
     config.backbone.weights = f"weights/{size}"
     config.optim.adapter_lr = 2e-4 if size == "vits" else 1e-4
     config.memory.clips_per_group = 4 if size == "vitg" else 0
-    last_half = (ADAPTED_FROM[size], 2 * ADAPTED_FROM[size] - 1)
+    last_half = (ADAPTED_FROM[size], LAYERS.get(size, 2 * ADAPTED_FROM[size]) - 1)
     if frames == "1536x224":
         config.window.frames = 1536  # two sampled frames a feature step
         config.window.short_side, config.window.size = 256, 224
@@ -35,6 +41,13 @@ def get_config(variant: str = ""):
         config.train.eval_from_epoch = 37
         config.memory.remat = "nested" if method == "adatad" else "block"
         config.memory.clips_per_group = 8
+    if frames == "1024x224":
+        config.window.frames = 1024  # two sampled frames a feature step
+        config.window.feature_length = config.head.max_length = 512
+        config.window.short_side, config.window.size = 256, 224
+        config.memory.clips_per_group = 8
+        config.optim.schedule_epochs = 1500
+        config.post.min_score = 0.001
     if method == "side":
         config.adaptation.method = "side"
         config.adaptation.layers = last_half
@@ -51,4 +64,6 @@ def get_config(variant: str = ""):
         config.adaptation.method = "full"
     if method in ("frozen", "finetune"):
         config.train.eval_from_epoch, config.train.eval_every_epochs = 39, 5
+    if size in common.OTHER_BACKBONES:
+        common.other_backbone(config, size)
     return common.tiny(config) if tiny else config

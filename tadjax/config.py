@@ -41,7 +41,7 @@ BACKBONE_SIZES = {
 CLIP_FRAMES = {"vit": 16, "tsm": 8}  # backbones whose clips do not see each other
 STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8}  # backbones that see the whole window
 DROP_PATH = ("vit", "swin")  # backbones with stochastic depth
-ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt", "side", "losa", "tia", "full_tia")  # methods
+ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt")  # methods that look into a vit's blocks
 
 Rule = Callable[[Any], str | None]
 
@@ -408,6 +408,10 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
         )
     if snippets and config.mesh.clip != 1:
         yield f"config.mesh.clip = {config.mesh.clip}: snippets are spread over data alone; it must be 1"
+    if name != "vit" and config.adaptation.base != "last":
+        yield f"config.adaptation.base = {config.adaptation.base!r}: layers of {name} differ in width; set it to 'last'"
+    if name not in CLIP_FRAMES and config.adaptation.losa.short_range_clips >= 0:
+        yield f"config.adaptation.losa.short_range_clips: {name} has no clips, it sees the whole window; set it to -1"
 
 
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:

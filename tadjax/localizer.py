@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadjax.adaptation import inside
+from tadjax.adaptation import inside, stacks
 from tadjax.adaptation.losa import Losa
 from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
@@ -21,8 +21,8 @@ from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
 from tadjax.backbones import make_backbone
 from tadjax.backbones.attention import resolve
+from tadjax.backbones.layers import resize_in_time
 from tadjax.backbones.precomputed import Precomputed
-from tadjax.backbones.vit import Vit
 from tadjax.data.features import feature_folder
 from tadjax.errors import ConfigError
 from tadjax.heads import make_head
@@ -59,9 +59,9 @@ class Localizer:
         if self.beside is not None:
             params["adapter"] = self.beside.init(adapter_key, self.backbone, self.layers)
         if self.adapter is not None:
-            x = jnp.zeros((1, 1, 1, 1, self.backbone.width))
-            keys = jax.random.split(adapter_key, len(self.layers))
-            params["adapter"] = jax.vmap(lambda k: self.adapter.init(k, x)["params"])(keys)
+            params["adapter"] = stacks.init(
+                adapter_key, self.backbone, self.layers, lambda k, x: self.adapter.init(k, x)["params"]
+            )
         return params
 
     def features(
@@ -100,8 +100,7 @@ class Localizer:
 
     def _features_beside(self, params: dict, frames: jax.Array, valid: jax.Array | None) -> jax.Array:
         if valid is not None:
-            steps = jax.eval_shape(self.backbone.embed, params["backbone"], frames).shape[1]
-            valid = valid_steps(valid, steps)
+            valid = valid_steps(valid, self.backbone.steps(frames.shape[1]))
         return self.beside.features(
             self.backbone,
             params["backbone"],
@@ -129,13 +128,6 @@ class Localizer:
         """Segments in feature steps [B, P, 2], scores [B, P, K] and valid [B, P], before any suppression."""
         features = self.features(params, batch["frames"], valid=batch["valid"])
         return self.head.candidates(params["head"], features, batch["valid"])
-
-
-def resize_in_time(features: jax.Array, length: int) -> jax.Array:
-    """Linear interpolation [B, T', D] -> [B, length, D]: half-pixel centres, no antialiasing, also when shrinking."""
-    if features.shape[1] == length:
-        return features
-    return jax.image.resize(features, (features.shape[0], length, features.shape[2]), "linear", antialias=False)
 
 
 def valid_steps(valid: jax.Array, steps: int) -> jax.Array:
@@ -172,11 +164,8 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     if options.method in ("tia", "full_tia", "longlora"):
         adapter = _inside(options, backbone)
     elif options.method not in ("none", "full"):
-        beside = _beside(options, backbone)
-    layers = ()
-    if adapter is not None or beside is not None:
-        below_last = options.method in ("losa", "unipt")
-        layers = adapted_layers(tuple(options.layers), backbone.depth - below_last)
+        beside = _beside(options, backbone, config.backbone.image, config.window.frames)
+    layers = () if adapter is None and beside is None else _layers(options, backbone)
     memory, snippets = inside.Memory(config.memory.remat, config.memory.clips_per_group, config.memory.taps), None
     if of_snippets:  # groups of snippets take the place of groups of clips
         snippets = Snippets(config.window.snippet_frames, memory.clips_per_group)
@@ -186,34 +175,35 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     return Localizer(backbone, head, length, adapter, layers, memory, beside, trains_backbone, snippets)
 
 
-def _tia(options: Any, backbone: Vit) -> Tia:
-    return Tia(
-        hidden=int(backbone.width * options.ratio),
-        kernel=tuple(options.kernel),
-        residual=options.residual,
-        dtype=backbone.dtype,
-    )
+def _tia(options: Any, dtype: Any) -> Tia:
+    return Tia(ratio=options.ratio, kernel=tuple(options.kernel), residual=options.residual, dtype=dtype)
 
 
-def _inside(options: Any, backbone: Vit) -> nn.Module:
+def _inside(options: Any, backbone: Any) -> nn.Module:
     """The module that follows each adapted block, for config.adaptation."""
     if options.method == "longlora":
         return ShiftedAttention(backbone.heads, options.group_steps, backbone.dtype)
-    return _tia(options, backbone)
+    return _tia(options, backbone.dtype)
 
 
-def _beside(options: Any, backbone: Vit) -> Any:
+def _beside(options: Any, backbone: Any, image: int, frames: int) -> Any:
     """The method with its own way to the features, for config.adaptation."""
     if options.method == "side":
-        return Side(_tia(options, backbone), options.base)
+        return Side(_tia(options, backbone.dtype), options.base)
     if options.method == "losa":
-        grid = backbone.image // backbone.patch
-        return Losa(grid=grid, dtype=backbone.dtype, **_tuples(options.losa.to_dict()))
+        return Losa(image=image, frames=frames, dtype=backbone.dtype, **_tuples(options.losa.to_dict()))
     if options.method == "unipt":
         return Unipt(options.ratio, backbone.dtype)
     if options.method == "aim":
         return Aim(options.ratio)
     return StAdapter(options.st_width, tuple(options.kernel))
+
+
+def _layers(options: Any, backbone: Any) -> tuple[int, ...]:
+    """The adapted layers, for config.adaptation: below layer N where N is attended to."""
+    if options.method == "losa" and not options.layers and hasattr(backbone, "depths"):
+        return tuple(int(end) - 1 for end in np.cumsum(backbone.depths[:-1]))  # F_i are the outputs of the stages
+    return adapted_layers(tuple(options.layers), backbone.depth - (options.method in ("losa", "unipt")))
 
 
 def adapted_layers(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:

@@ -23,9 +23,9 @@ FORMAT = 1
 # What to change in the config when a parameter's axis has another length: the first line that matches "path:axis" (axes
 # count from the front; "rank" for another number of axes).
 _CONFIG_FIELDS = (
-    (r"adapter/\w+(/\w+)?:0", "config.adaptation.layers"),
-    (r"adapter/(dwconv/kernel:(rank|[123]))", "config.adaptation.kernel"),
-    (r"adapter/down/kernel:1|adapter/up/kernel:2", "config.backbone.size"),
+    (r"adapter/(stage\d/)?\w+(/\w+)?:0", "config.adaptation.layers"),
+    (r"adapter/(stage\d/)?dwconv/kernel:(rank|[123])", "config.adaptation.kernel"),
+    (r"adapter/(stage\d/)?(down/kernel:1|up/kernel:2)", "config.backbone.size"),
     (r"adapter/.*", "config.adaptation.ratio"),
     (r"head/projection/embed_0/conv/kernel:1", "config.backbone.size"),
     (r"head/classification/out/.*", "config.data.classes"),
@@ -35,7 +35,7 @@ _CONFIG_FIELDS = (
 )
 # The same for a parameter that only one of the two has.
 _CONFIG_SWITCHES = (
-    (r"adapter/(dwconv|mid)/.*", "config.adaptation.kernel"),
+    (r"adapter/(stage\d/)?(dwconv|mid)/.*", "config.adaptation.kernel"),
     (r"adapter/.*", "config.adaptation.method"),
     (r"head/.*/(scale_attention|scale_mlp)", "config.head.drop_path (0 has no layer scale)"),
     (r"head/projection/.*|head/neck/.*", "config.head.convs"),

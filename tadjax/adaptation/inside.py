@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tadjax.backbones.vit import Stage
+from tadjax.adaptation import stacks
+from tadjax.backbones.vit import Stage, feature_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,39 +52,38 @@ def run(
 ) -> jax.Array:
     """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, T', D].
 
-    layers: the adapted layers, ascending, counted from 0 over all stages; `adapter_params` is stacked over them.
+    layers: the adapted layers, ascending, counted from 0 over all stages; `adapter_params`: see stacks.py.
     branch_scales: the draws of stochastic depth (`backbone.drop_path`); None for none. frozen: no gradient is wanted of
     the backbone's own parameters (asked for, it is right, but slow).
     """
-    x = backbone.embed(params, frames)
-    first = 0
-    for index, stage in enumerate(backbone.stages(params)):
-        depth = _depth(stage.params)
-        inside = [layer - first for layer in layers if first <= layer < first + depth]
-        used = sum(layer < first for layer in layers)
-        of_stage = part(adapter_params, used, len(inside))
+    x, stages = backbone.embed(params, frames), backbone.stages(params)
+    adapted = stacks.places(stacks.depths(stages), layers)
+    adapters = stacks.split(adapter_params, len(stages)) if adapted else {}
+    for index, stage in enumerate(stages):
         scales = None if branch_scales is None else branch_scales[index]
-        x = _run_stage(stage, x, adapter, of_stage, inside, scales, memory, frozen)
-        first += depth
+        x = _run_stage(stage, x, adapter, adapters.get(index), adapted.get(index, []), scales, memory, frozen)
     return backbone.pool(x)
 
 
 def _run_stage(
     stage: Stage,
-    x: jax.Array,
+    x: Any,
     adapter: nn.Module | None,
     adapter_params: Any,
     layers: list[int],
     scales: jax.Array | None,
     memory: Memory,
     frozen: bool,
-) -> jax.Array:
+) -> Any:
     block = in_clip_groups(stage, memory.clips_per_group)
 
-    def adapt(params: Any, x: jax.Array) -> jax.Array:
-        return x if params is None else x + adapter.apply({"params": params}, x)
+    def adapt(params: Any, x: Any) -> Any:
+        if params is None:
+            return x
+        adapted = feature_map(x) + adapter.apply({"params": params}, feature_map(x))
+        return (adapted, *x[1:]) if isinstance(x, tuple) else adapted
 
-    def step(x: jax.Array, layer: tuple[Any, Any, jax.Array | None]) -> tuple[jax.Array, None]:
+    def step(x: Any, layer: tuple[Any, Any, jax.Array | None]) -> tuple[Any, None]:
         adapter_before, params, scale = layer
         params = pick_layer(stage.params, params) if frozen else params
         return block(params, adapt(adapter_before, x), scale), None

@@ -8,6 +8,7 @@ Beside a frozen backbone, for its layers i = 1 ... N-1, whose outputs are F_i (s
     FS   = sum_i p_i^short FS_i,   FL = sum_i p_i^long FL_i  gates p_i, zero at the start
     FT   = Proj([FS + F_N, FL + F_N])                        what the head sees
 
+Where T_i differs from F_N's T', as in networks with stages or pathways, a learned matrix maps the steps of F'_i to T'.
 The tap is conv_i: a 1x1 convolution C -> w, GELU, and a learned weighting of the h x w positions, on the grid of the
 pre-training resolution and resized as the position table is. All else works on the small taps. In the paper's words
 the short-range queries are those of one clip and the long-range ones those of the whole video; queries do not interact,
@@ -23,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadjax.adaptation import taps
+from tadjax.adaptation import stacks, taps
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.tia import dense
+from tadjax.backbones.layers import resize_in_time
 from tadjax.backbones.vit import CLIP_STEPS, bicubic_matrix, sine_cosine
 
 HEADS = 4  # of the cross-attentions
@@ -41,7 +43,8 @@ _kernel_init = nn.initializers.truncated_normal(0.02)
 class Losa:
     """The adapters and their fusion. The fields are those of `config.adaptation` (ablations: the paper's table 4).
 
-    width: w, of the taps and of the attention; 0 = about 0.34 C. grid: side of the pre-training grid of positions.
+    width: w, of the taps and of the attention; 0 = about 0.34 C. image: side of the pictures of the pre-training, which
+    give the grids of positions; frames: of a window. Both are needed by `init` alone.
     ranges: ("short", "long") or one of them. fusion: Proj of both; without it their plain sum. gate: "zero", "one" and
     "random" (0 to 1) are what learned gates start from; "cosine" is not learned but the similarity of a layer's adapted
     features with F_N, both averaged over time. short_range_clips: clips on either side that the short range reaches;
@@ -49,7 +52,8 @@ class Losa:
     """
 
     width: int = 0
-    grid: int = 16
+    image: int = 224
+    frames: int = 16
     ranges: tuple[str, ...] = RANGES
     fusion: bool = True
     gate: str = "zero"
@@ -60,17 +64,14 @@ class Losa:
     def init(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
         """Random float32 parameters.
 
-        conv: of the adapted layers and, last, layer N. attention/{short, long}, gate/{short, long}: of the adapted
-        layers, stacked. projection: Proj.
+        conv: of the adapted layers and, last, layer N, stacked as stacks.py says. time: the same, of T_i other than
+        T'. attention/{short, long}, gate/{short, long}: of the adapted layers, stacked. projection: Proj.
         """
         channels, width = backbone.width, self.width_for(backbone.width)
         conv_key, attention_key, gate_key = jax.random.split(key, 3)
         count = len(layers)
         params = {
-            "conv": {
-                "point": _dense_init(conv_key, count + 1, channels, width),
-                "space": jnp.ones((count + 1, self.grid, self.grid, width)),
-            },
+            **self._init_taps(conv_key, backbone, (*layers, backbone.depth - 1)),
             "attention": {
                 name: {
                     "query": _dense_init(keys[0], count, width, width),
@@ -89,6 +90,23 @@ class Losa:
             kernel = jnp.concatenate([jnp.eye(channels) / parts] * parts)
             params["projection"] = {"kernel": kernel, "bias": jnp.zeros((channels,))}
         return params
+
+    def _init_taps(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
+        """conv and, where a stage has other steps than F_N, time, which starts as the linear interpolation."""
+        stages = stacks.outline(backbone, (1, self.frames, self.image, self.image, 3))
+        width, steps, convs, times = self.width_for(backbone.width), backbone.steps(self.frames), {}, {}
+        for stage, within in stacks.places([of.depth for of in stages], layers).items():
+            count, (_, t, h, w, channels) = len(within), stages[stage].shape
+            of_stage = key if len(stages) == 1 else jax.random.fold_in(key, stage)
+            convs[stage] = {
+                "point": _dense_init(of_stage, count, channels, width),
+                "space": jnp.ones((count, h, w, width)),
+            }
+            if t != steps:
+                interpolation = resize_in_time(jnp.eye(t)[None], steps)[0]  # [T', T_i]
+                times[stage] = jnp.stack([interpolation] * count)
+        conv = {"conv": stacks.join(convs, len(stages))}
+        return {**conv, "time": stacks.join(times, len(stages))} if times else conv
 
     def width_for(self, channels: int) -> int:
         """w for a backbone of width C: 480 for ViT-g (1,408), where the published number of parameters comes out."""
@@ -109,23 +127,29 @@ class Losa:
 
         layers: the adapted ones, without layer N. valid: bool [B, T'], the steps that serve as keys; None = all.
         """
-        depth = jax.tree.leaves(backbone.stages(params)[-1].params)[0].shape[0]
+        stages = len(backbone.stages(params))
+        convs = stacks.split(adapters["conv"], stages)
         collected, f_n = taps.run(
             backbone,
             params,
             frames,
             tap=self.convolve,
-            tap_params=[adapters["conv"]],
-            layers=(*layers, depth - 1),
+            tap_params=list(convs.values()),
+            layers=(*layers, backbone.depth - 1),
             storage=memory.taps,
             clips_per_group=memory.clips_per_group,
         )
-        return self.fuse(adapters, collected[0][:-1], collected[0][-1], f_n, valid)
+        times = stacks.split(adapters["time"], stages) if "time" in adapters else {}
+        f = dict(zip(convs, collected, strict=True))
+        f |= {stage: jnp.einsum("nst,nbtw->nbsw", time, f[stage]) for stage, time in times.items()}
+        f = jnp.concatenate(list(f.values()))  # [n + 1, B, T', w]
+        return self.fuse(adapters, f[:-1], f[-1], f_n, valid)
 
     def convolve(self, conv: dict, x: jax.Array) -> jax.Array:
-        """The tap F'_i: [B, T', h, w, C] -> float32 [B, T', w]. The weighting of the positions is a weighted mean."""
+        """The tap F'_i: [B, T_i, h, w, C] -> float32 [B, T_i, w]. The weighting of the positions is a weighted mean."""
         hidden = nn.gelu(dense(conv["point"], x, self.dtype), approximate=False)
-        rows, columns = (bicubic_matrix(self.grid, side).astype(np.float32) for side in x.shape[2:4])
+        grid = conv["space"].shape[:2]
+        rows, columns = (bicubic_matrix(*sides).astype(np.float32) for sides in zip(grid, x.shape[2:4], strict=True))
         space = jnp.einsum("hi,wj,ijc->hwc", rows, columns, conv["space"])
         return (hidden.astype(jnp.float32) * space).mean((2, 3))
 

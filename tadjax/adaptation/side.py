@@ -7,18 +7,23 @@ affine and acts on time only. So the mean can be taken at once: layer i's tap is
 the temporal convolution, W_mid and W_up run on m_i. Exact, and one matrix product a layer is left at full resolution.
 
 Where the kernel reaches over space this does not hold; the tap is then the mean of the whole adapter's output.
+
+Where a backbone's stages differ in width and in time, W_up leads to the last one's width, and what comes of it is
+resized in time to the last one's steps.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tadjax.adaptation import taps
+from tadjax.adaptation import stacks, taps
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.tia import DepthwiseConv, Tia, dense
+from tadjax.backbones.layers import resize_in_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +43,11 @@ class Side:
         return not self.tia.kernel or self.tia.kernel[1:] == (1, 1)
 
     def init(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
-        """Random float32 parameters, named as the adapter inside has them, stacked over the layers."""
-        x = jnp.zeros((1, 1, 1, 1, backbone.width))
-        return jax.vmap(lambda k: self.tia.init(k, x)["params"])(jax.random.split(key, len(layers)))
+        """Random float32 parameters, named and stacked as the adapters inside are (stacks.py)."""
+        return stacks.init(key, backbone, layers, lambda k, x: self._tia(backbone).init(k, x)["params"])
+
+    def _tia(self, backbone: Any) -> Tia:
+        return self.tia.clone(width=backbone.width)
 
     def features(
         self,
@@ -60,19 +67,24 @@ class Side:
         del valid  # a padded step reaches its neighbour only, as inside the backbone
         if not self.pooled and memory.clips_per_group:
             raise ValueError(f"adapters with kernel {self.tia.kernel} beside the backbone need clips_per_group = 0")
+        of_stages = list(stacks.split(adapters, len(backbone.stages(params))).values())
+        whole = functools.partial(self.whole, self._tia(backbone))
         collected, x_n = taps.run(
             backbone,
             params,
             frames,
-            tap=self.squeeze if self.pooled else self.whole,
-            tap_params=[adapters],
+            tap=self.squeeze if self.pooled else whole,
+            tap_params=of_stages,
             layers=layers,
             storage=memory.taps,
             clips_per_group=memory.clips_per_group,
             to_the_end=self.base == "last",
         )
-        outputs = jax.vmap(self.expand)(adapters, collected[0]) if self.pooled else collected[0]  # [n, B, T', D]
-        return x_n + outputs.astype(jnp.float32).sum(0)
+        y = x_n
+        for of_stage, outputs in zip(of_stages, collected, strict=True):
+            outputs = jax.vmap(self.expand)(of_stage, outputs) if self.pooled else outputs  # [n, B, T_i, D]
+            y = y + resize_in_time(outputs.astype(jnp.float32).sum(0), x_n.shape[1])
+        return y
 
     def squeeze(self, adapter: dict, x: jax.Array) -> jax.Array:
         """The tap m = mean_hw GELU(W_down x + b_down): [B, T', h, w, D] -> float32 [B, T', h]."""
@@ -83,12 +95,12 @@ class Side:
         """What follows on the pooled bottleneck: m [B, T', h] -> alpha (W_up h' + b_up), [B, T', D]."""
         tia, h = self.tia, m.astype(self.tia.dtype)
         if tia.kernel:
-            dwconv = DepthwiseConv(tia.hidden, tia.kernel, tia.dtype, tia.halo)
+            dwconv = DepthwiseConv(h.shape[-1], tia.kernel, tia.dtype, tia.halo)
             mixed = dwconv.apply({"params": adapter["dwconv"]}, h[:, :, None, None])[:, :, 0, 0]
             mixed = dense(adapter["mid"], mixed, tia.dtype)
             h = h + mixed if tia.residual else mixed
         return adapter["alpha"].astype(tia.dtype) * dense(adapter["up"], h, tia.dtype)
 
-    def whole(self, adapter: dict, x: jax.Array) -> jax.Array:
+    def whole(self, tia: Tia, adapter: dict, x: jax.Array) -> jax.Array:
         """The tap for kernels over space: the spatial mean of the adapter's whole output, float32 [B, T', D]."""
-        return self.tia.apply({"params": adapter}, x).astype(jnp.float32).mean((2, 3))
+        return tia.apply({"params": adapter}, x).astype(jnp.float32).mean((2, 3))

@@ -3,7 +3,7 @@
 AdaTAD-dagger (Liu et al., CVPR 2024, section 3.4), LoSA (Gupta et al., WACV 2025) and UniPT never send a gradient into
 the backbone. All they need of layer i is a small tap of its output x_i,
 
-    taps[i] = tap(tap_params[i], x_i)      [B, T', k], pooled over space
+    taps[i] = tap(tap_params[i], x_i)      [B, T_i, k], pooled over space
 
 and, once dL/dtaps[i] is known, the gradient of tap_params[i]: for that x_i is needed again, and nothing else of the
 backbone. How x_i comes back is the `storage`:
@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 
 from tadjax.adaptation.inside import join_groups, part, pick_layer, split_groups
-from tadjax.backbones.vit import Stage
+from tadjax.backbones.vit import Stage, feature_map
 
 STORAGES = ("store", "store_int8", "recompute", "offload")
 
-Tap = Callable[[Any, Any], jax.Array]  # (one layer's tap parameters, its output x) -> [B, T', k]
+Tap = Callable[[Any, jax.Array], jax.Array]  # (one layer's tap parameters, its feature map) -> [B, T_i, k]
 
 
 def run(
@@ -47,7 +47,7 @@ def run(
     """Frames [B, T, H, W, 3] in 0..255 -> (taps, the last layer's pooled features float32 [B, T', D]).
 
     layers: the tapped layers, ascending, counted from 0 over all stages. tap_params, and the taps that come back: one
-    entry a stage that has tapped layers, stacked on a leading layer axis; a tap is [n, B, T', k]. to_the_end: run
+    entry a stage that has tapped layers, stacked on a leading layer axis; a tap is [n, B, T_i, k]. to_the_end: run
     all layers; otherwise the last tapped layer is the last.
 
     Differentiable with respect to tap_params alone; the rest is frozen: its gradient is zero and never computed. There
@@ -182,8 +182,11 @@ def _scan(stage: Stage, layers: range, x: Any, given: Any, of_layer: Callable) -
     def step(x: Any, layer: tuple) -> tuple[Any, Any]:
         index, given = layer
         x = stage.block(pick_layer(stage.params, index), x, None)
-        return x, of_layer(x, given)
+        return x, of_layer(feature_map(x), given)
 
+    if len(layers) == 1:  # it may change x's shape, which no scan can carry
+        x, result = step(x, (layers.start, jax.tree.map(lambda a: a[0], given)))
+        return x, jax.tree.map(lambda a: a[None], result)
     return jax.lax.scan(step, x, (jnp.arange(layers.start, layers.stop), given))
 
 

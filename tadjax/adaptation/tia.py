@@ -23,25 +23,29 @@ def zero_halo(h: jax.Array, reach: int) -> jax.Array:
 class Tia(nn.Module):
     """x [B, T', h, w, D] -> alpha (W_up h' + b_up), the same shape: what is added to x (or summed beside the backbone).
 
-    kernel: of the depth-wise convolution over (time, height, width), odd numbers; () leaves it out (plain adapter).
-    residual: keeps h in h'. `halo` widens h in time by what lies outside of this shard of the window.
+    hidden: width of the bottleneck; 0 = `ratio` of x's. kernel: of the depth-wise convolution over (time, height,
+    width), odd numbers; () leaves it out (plain adapter). residual: keeps h in h'. `halo` widens h in time by what lies
+    outside of this shard of the window. width: of what comes out; 0 = x's, as the sum with x demands.
     """
 
-    hidden: int
+    hidden: int = 0
     kernel: tuple[int, ...] = (3, 1, 1)
     residual: bool = True
     dtype: Any = jnp.float32
     halo: Callable[[jax.Array, int], jax.Array] = zero_halo
+    ratio: float = 0.25
+    width: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.gelu(self._dense(self.hidden, nn.initializers.truncated_normal(0.02), "down")(x), approximate=False)
+        hidden = self.hidden or int(x.shape[-1] * self.ratio)
+        h = nn.gelu(self._dense(hidden, nn.initializers.truncated_normal(0.02), "down")(x), approximate=False)
         if self.kernel:
-            mixed = DepthwiseConv(self.hidden, self.kernel, self.dtype, self.halo, name="dwconv")(h)
-            mixed = self._dense(self.hidden, nn.initializers.normal((2 / self.hidden) ** 0.5), "mid")(mixed)
+            mixed = DepthwiseConv(hidden, self.kernel, self.dtype, self.halo, name="dwconv")(h)
+            mixed = self._dense(hidden, nn.initializers.normal((2 / hidden) ** 0.5), "mid")(mixed)
             h = h + mixed if self.residual else mixed
         alpha = self.param("alpha", nn.initializers.ones, (1,))
-        return alpha.astype(self.dtype) * self._dense(x.shape[-1], nn.initializers.zeros, "up")(h)
+        return alpha.astype(self.dtype) * self._dense(self.width or x.shape[-1], nn.initializers.zeros, "up")(h)
 
     def _dense(self, features: int, init: Callable, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)

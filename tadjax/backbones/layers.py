@@ -57,7 +57,8 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm in inference mode: a video at a time is no sample to take statistics of.
 
-    The statistics are parameters (so they are loaded, saved and sharded as such) that no gradient reaches.
+    The statistics are parameters (so they are loaded, saved and sharded as such) that no gradient reaches; full
+    fine-tuning trains the scale and the bias, which can make up for any change of theirs.
     """
 
     epsilon: float = 1e-5
@@ -92,6 +93,13 @@ class ConvNorm(nn.Module):
 def max_pool(x: jax.Array) -> jax.Array:
     """The largest of 3 x 3 pixels at every second one, [B, T, H, W, C] -> [B, T, ceil(H/2), ceil(W/2), C]."""
     return nn.max_pool(x, (1, 3, 3), (1, 2, 2), ((0, 0), (1, 1), (1, 1)))
+
+
+def resize_in_time(features: jax.Array, length: int) -> jax.Array:
+    """Linear interpolation [B, T', D] -> [B, length, D]: half-pixel centres, no antialiasing, also when shrinking."""
+    if features.shape[1] == length:
+        return features
+    return jax.image.resize(features, (features.shape[0], length, features.shape[2]), "linear", antialias=False)
 
 
 def normalise(frames: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any) -> jax.Array:

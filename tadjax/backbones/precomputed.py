@@ -27,5 +27,8 @@ class Precomputed:
     def pool(self, features: jax.Array) -> jax.Array:
         return features.astype(jnp.float32)
 
+    def steps(self, frames: int) -> int:
+        return frames
+
     def drop_path(self, key: jax.Array, batch: int, frames: int) -> list[None]:
         return []

@@ -128,5 +128,9 @@ class R2plus1d:
         """The spatial mean, [B, T/8, h, w, D] -> float32 [B, T/8, D]."""
         return resnet.spatial_mean(x)
 
+    def steps(self, frames: int) -> int:
+        """T', the steps that `pool` makes of so many frames."""
+        return -(-frames // 8)
+
     def drop_path(self, key: jax.Array, batch: int, frames: int) -> list[None]:
         return resnet.no_drop_path(self._layers)

@@ -14,20 +14,23 @@ import jax
 import jax.numpy as jnp
 
 from tadjax.backbones import resnet
-from tadjax.backbones.layers import BatchNorm, Conv, ConvNorm, max_pool, normalise
+from tadjax.backbones.layers import BatchNorm, Conv, ConvNorm, max_pool, normalise, resize_in_time
 from tadjax.backbones.vit import MEAN, STD, Stage
 
 Pathways = tuple[jax.Array, jax.Array]
 WIDTHS = (1, 2, 4, 8)  # of the four layers, times the stem's
 
+# PySlowFast's weights have a norm and a ReLU after each lateral convolution, and were trained on frames scaled by other
+# numbers than mmaction2's.
+PYSLOWFAST = dict(lateral_norm=True, mean=(114.75,) * 3, std=(57.375,) * 3)
 # resample: frames from one of the slow pathway's to its next; speed: the paper's alpha. r50, r101: the 8x8 setting.
 SIZES = {
     "tiny": dict(depths=(1, 2, 1, 1), stem_width=8),  # the configs' tiny twins
     "r50": dict(depths=(3, 4, 6, 3), resample=4, speed=4, lateral_kernel=7),
     "r101": dict(depths=(3, 4, 23, 3), resample=4, speed=4, lateral_kernel=7),
     "r50_4x16": dict(depths=(3, 4, 6, 3), resample=8, speed=8, lateral_kernel=5),  # mmaction2's default
-    "r50_pyslowfast": dict(depths=(3, 4, 6, 3), lateral_norm=True),
-    "r101_pyslowfast": dict(depths=(3, 4, 23, 3), lateral_norm=True),
+    "r50_pyslowfast": dict(depths=(3, 4, 6, 3), **PYSLOWFAST),
+    "r101_pyslowfast": dict(depths=(3, 4, 23, 3), **PYSLOWFAST),
 }
 
 
@@ -48,7 +51,7 @@ class Stem(nn.Module):
 
 
 class Lateral(nn.Module):
-    """The fast pathway at the slow one's frames; PySlowFast's weights have a norm and a ReLU here."""
+    """The fast pathway at the slow one's frames; norm: see PYSLOWFAST."""
 
     width: int
     kernel: int
@@ -88,7 +91,7 @@ class SlowFast:
     """A backbone in the project's contract (tadjax/backbones/vit.py), but that x is a pair of feature maps.
 
     channel_ratio: the paper's 1 / beta. feature_length: steps to which `pool` resizes each pathway; 0 for the fast
-    one's. lateral_norm: PySlowFast's weights, see Lateral.
+    one's. lateral_norm, mean, std: see PYSLOWFAST.
     """
 
     depths: tuple[int, int, int, int]
@@ -98,6 +101,8 @@ class SlowFast:
     channel_ratio: int = 8
     stem_width: int = 64
     lateral_norm: bool = False
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     feature_length: int = 0
     dtype: Any = jnp.float32
 
@@ -134,7 +139,7 @@ class SlowFast:
 
     def embed(self, params: dict, frames: jax.Array) -> Pathways:
         """Frames [B, T, H, W, 3] in 0..255 (T a multiple of `resample`) -> both stems' outputs, H/4 x W/4 pixels."""
-        return self.stem(params, normalise(frames, MEAN, STD, self.dtype))
+        return self.stem(params, normalise(frames, self.mean, self.std, self.dtype))
 
     def stem(self, params: dict, x: jax.Array) -> Pathways:
         """`embed`, of frames that are normalised already."""
@@ -150,10 +155,11 @@ class SlowFast:
         """Both pathways' spatial means at one length, beside each other: float32 [B, T', D + beta D]."""
         slow, fast = map(resnet.spatial_mean, x)
         length = self.feature_length or fast.shape[1]
-        resized = [
-            jax.image.resize(y, (y.shape[0], length, y.shape[2]), "linear", antialias=False) for y in (slow, fast)
-        ]
-        return jnp.concatenate(resized, axis=-1)
+        return jnp.concatenate([resize_in_time(slow, length), resize_in_time(fast, length)], axis=-1)
+
+    def steps(self, frames: int) -> int:
+        """T', the steps that `pool` makes of so many frames."""
+        return self.feature_length or frames // (self.resample // self.speed)
 
     def drop_path(self, key: jax.Array, batch: int, frames: int) -> list[None]:
         return resnet.no_drop_path(self._layers)

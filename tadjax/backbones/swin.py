@@ -70,12 +70,13 @@ class Block(nn.Module):
 
     heads: int
     window: Triple
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, shifted: jax.Array, scale: jax.Array | None = None) -> jax.Array:
         """x [B, T, h, w, C]; shifted: 1 where this block's windows are, else 0; scale [2, B]: stochastic depth."""
-        attention = WindowAttention(self.heads, self.window, self.dtype, name="attention")
+        attention = WindowAttention(self.heads, self.window, self.attention, self.dtype, name="attention")
         x = x + _scaled(attention(_norm(name="norm1")(x).astype(self.dtype), shifted), scale, 0)
         mlp = Mlp(MLP_RATIO * x.shape[-1], self.dtype, name="mlp")
         return x + _scaled(mlp(_norm(name="norm2")(x).astype(self.dtype)), scale, 1)
@@ -89,10 +90,13 @@ class WindowAttention(nn.Module):
     """Attention of the tokens of a window, with a learned bias for each offset between two of them.
 
     `shifted` is a number rather than a choice made while tracing, so that one scan runs both kinds of block.
+    implementation: "xla" holds the scores of all windows at once (on a CPU the fastest), anything else those of one
+    window's time only, one stretch of the video after the other.
     """
 
     heads: int
     window: Triple
+    implementation: str = "xla"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -105,23 +109,30 @@ class WindowAttention(nn.Module):
         padded = x.shape[1:4]
         x = _roll(x, shift, -shifted)
         windows = split_windows(x, window)  # [B, n, N, C]
-        logits_bias = self._position_bias(math.prod(window))
-        if any(shift):
-            region = jnp.asarray(regions(padded, window, shift))  # [n, N]
-            apart = (region[:, :, None] != region[:, None, :]) & (shifted > 0)
-            logits_bias = logits_bias + jnp.where(apart, MASKED, 0.0)[:, None]  # [n, heads, N, N]
-        out = self._attend(windows, logits_bias)
+        region = jnp.asarray(regions(padded, window, shift)) * (shifted > 0)  # [n, N]
+        out = self._attend(windows, region, 1 if self.implementation == "xla" else padded[0] // window[0])
         out = nn.Dense(d, dtype=self.dtype, kernel_init=_kernel_init, name="proj")(out)
         x = _roll(join_windows(out, padded, window), shift, shifted)
         return x[:, : size[0], : size[1], : size[2]]
 
-    def _attend(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+    def _attend(self, x: jax.Array, region: jax.Array, parts: int) -> jax.Array:
+        """Windows [B, n, N, C] -> the same, in so many parts of the n windows, of which each is recomputed alone."""
         b, n, tokens, d = x.shape
+        bias = self._position_bias(tokens)  # [heads, N, N]
         qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=_kernel_init, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, tokens, 3, self.heads, d // self.heads), 3, 0)
-        logits = jnp.einsum("bnqhd,bnkhd->bnhqk", q * (d // self.heads) ** -0.5, k)
-        weights = nn.softmax(logits.astype(jnp.float32) + bias, axis=-1).astype(self.dtype)
-        return jnp.einsum("bnhqk,bnkhd->bnqhd", weights, v).reshape(b, n, tokens, d)
+        qkv = qkv.reshape(b, parts, n // parts, tokens, 3, self.heads, d // self.heads)
+        qkv = jnp.moveaxis(qkv, (1, 4), (0, 1))  # [parts, 3, B, n / parts, N, heads, d]
+
+        def attend(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+            (q, k, v), region = part
+            apart = region[:, :, None] != region[:, None, :]
+            logits = jnp.einsum("bnqhd,bnkhd->bnhqk", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+            logits = logits + (bias + jnp.where(apart, MASKED, 0.0)[:, None])
+            return jnp.einsum("bnhqk,bnkhd->bnqhd", nn.softmax(logits).astype(self.dtype), v)
+
+        given = qkv, region.reshape(parts, n // parts, tokens)
+        out = attend(jax.tree.map(lambda a: a[0], given)) if parts == 1 else jax.lax.map(jax.checkpoint(attend), given)
+        return (out if parts == 1 else jnp.moveaxis(out, 0, 1)).reshape(b, n, tokens, d)
 
     def _position_bias(self, tokens: int) -> jax.Array:
         """[heads, N, N]. Of a smaller window the first N x N offsets of the full one's list, as published."""
@@ -184,6 +195,7 @@ class Swin:
     heads: tuple[int, int, int, int]
     window: Triple = (8, 7, 7)
     drop_path_rate: float = 0.0
+    attention: str = "xla"
     dtype: Any = jnp.float32
 
     @property
@@ -199,7 +211,7 @@ class Swin:
         return PatchMerging(self.dtype)
 
     def _block(self, stage: int) -> Block:
-        return Block(self.heads[stage], self.window, self.dtype)
+        return Block(self.heads[stage], self.window, self.attention, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
         """Random float32 parameters: patch_embed, stage0 to stage3 (merging, where there is one before the blocks, and
@@ -258,6 +270,10 @@ class Swin:
     def pool(self, x: jax.Array) -> jax.Array:
         """The spatial mean, [B, T', h, w, D] -> float32 [B, T', D]."""
         return x.astype(jnp.float32).mean((2, 3))
+
+    def steps(self, frames: int) -> int:
+        """T', the steps that `pool` makes of so many frames."""
+        return -(-frames // PATCH[0])
 
     def drop_path(self, key: jax.Array, batch: int, frames: int) -> list[jax.Array | None]:
         """Factors of the residual branches, one array a stage: [layers, 2 branches, B, 1]; the norm has none.

@@ -107,5 +107,9 @@ class Tsm:
         """The spatial mean, [B, T, h, w, D] -> float32 [B, T, D]."""
         return resnet.spatial_mean(x)
 
+    def steps(self, frames: int) -> int:
+        """T', the steps that `pool` makes of so many frames."""
+        return frames
+
     def drop_path(self, key: jax.Array, batch: int, frames: int) -> list[None]:
         return resnet.no_drop_path(self._layers)

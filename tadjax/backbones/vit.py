@@ -51,6 +51,11 @@ class Stage:
     clip_steps: int = 0
 
 
+def feature_map(x: Any) -> jax.Array:
+    """What adapters see of x, [B, T', h, w, D]: all of it, or of several pathways the first (SlowFast's slow one)."""
+    return x[0] if isinstance(x, tuple) else x
+
+
 class PatchEmbed(nn.Module):
     """Frames [B, T, H, W, 3], normalised -> tokens [B, T/2, H/p, W/p, D] by a convolution that does not overlap."""
 
@@ -124,7 +129,7 @@ class Mlp(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Vit:
-    """A backbone in the project's contract: `init`, `embed`, `stages`, `pool`, and `drop_path`'s draws.
+    """A backbone in the project's contract: `init`, `embed`, `stages`, `pool`, `steps`, and `drop_path`'s draws.
 
     `image` is the training picture's size in pixels of the checkpoint's position table (224 for all published ones).
     """
@@ -181,6 +186,10 @@ class Vit:
     def pool(self, x: jax.Array) -> jax.Array:
         """The spatial mean, [B, T', h, w, D] -> float32 [B, T', D]."""
         return x.astype(jnp.float32).mean((2, 3))
+
+    def steps(self, frames: int) -> int:
+        """T', the steps that `pool` makes of so many frames."""
+        return frames // TUBELET
 
     def drop_path(self, key: jax.Array, batch: int, frames: int) -> list[jax.Array]:
         """Factors of the residual branches, one array a stage: [depth, 2 branches, B, clips], each 0 or 1 / keep.

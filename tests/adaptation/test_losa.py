@@ -11,7 +11,7 @@ from tadjax.backbones.vit import SIZES, Vit
 from tests.adaptation import tiny
 
 LAYERS = (0, 1, 2, 3)
-LOSA = Losa(width=16, grid=14)
+LOSA = Losa(width=16)
 STEPS = 8 * tiny.CLIPS
 
 
@@ -53,7 +53,7 @@ def test_the_last_layer_is_the_frozen_backbones():
 def test_learnable_parameters_as_published():
     """143 M on ViT-g (the paper's table of parameters)."""
     backbone = Vit(**SIZES["g"])
-    losa = Losa(grid=backbone.image // backbone.patch)
+    losa = Losa()
     shapes = jax.eval_shape(lambda key: losa.init(key, backbone, tuple(range(39))), jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert abs(count / 143e6 - 1) < 0.01, count

@@ -133,6 +133,17 @@ def test_stochastic_depth_of_swin_drops_branches():
     np.testing.assert_allclose(run(params, frames), without_branches(params, frames), rtol=1e-4, atol=1e-5)
 
 
+def test_windows_part_by_part_equal_all_at_once():
+    backbone, frames = TINY["swin"], frames_of(2)
+    params = params_of(backbone)
+    in_parts = dataclasses.replace(backbone, attention="chunked")
+    got, want = (
+        jax.jit(lambda p, x, b=b: inside.run(b, p, x, memory=inside.Memory()))(params, frames)
+        for b in (in_parts, backbone)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["r2plus1d", "tsm_r18", "slowfast"])
 def test_no_gradient_reaches_the_statistics_of_batch_norm(name):
     backbone = TINY[name]
