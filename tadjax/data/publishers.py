@@ -1,28 +1,59 @@
-"""Annotations as their publishers write them, as ActivityNet-style databases: EPIC-Kitchens-100 and Charades.
+"""Annotations as their publishers write them, as ActivityNet-style databases: one function a data set.
 
-The other data sets' are ActivityNet-style already, or reach users through a conversion (THUMOS14, MultiTHUMOS, Ego4D).
+Each takes the folder of the publisher's files and that of the videos, and returns (database, classes); classes are in
+the order in which published results count them. What is not as published is a DataError that names file and line.
 """
 
 import csv
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from tadjax.data.annotations import AMBIGUOUS
+from tadjax.data.video_folder import probe_all, video_files
 from tadjax.errors import DataError
 
+Converted = tuple[dict[str, dict], tuple[str, ...]]
 
-def epic(folder: Path, task: str) -> tuple[dict, tuple[str, ...]]:
-    """(database, classes) from EPIC_100_{train,validation,video_info}.csv; task "verb" or "noun".
+# Left out by all published results on THUMOS14 since G-TAD: the first is annotated wrongly, the second not at all.
+THUMOS_FAULTY = ("video_test_0000270", "video_test_0001292")
+EGO4D_FPS = (10, 100)  # clips beyond have broken frame numbers; published conversions leave them out
+
+
+def thumos(folder: Path, videos: Path) -> Converted:
+    """THUMOS14: BaseballPitch_val.txt, BaseballPitch_test.txt, ... anywhere in `folder`, with lines "video start end".
+
+    Published results train on its validation videos and test on its test videos, calling them training and
+    validation. Lengths are those of the video files.
+    """
+    files = {path: path.stem.rpartition("_")[0] for path in _found(folder, r".+_(val|test)\.txt")}
+    lines = ((*line, label) for path, label in sorted(files.items()) for line in _lines(path) if label != AMBIGUOUS)
+    return _thumos_database(lines, videos, leave_out=THUMOS_FAULTY), tuple(sorted({*files.values()} - {AMBIGUOUS}))
+
+
+def multithumos(folder: Path, videos: Path) -> Converted:
+    """MultiTHUMOS: class_list.txt with lines "number class", and a file for each class as THUMOS14's."""
+    listed = _one(folder, r"class_list\.txt")
+    classes = tuple(line.split()[-1] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+    files = [(_one(folder, rf"{re.escape(label)}\.txt"), label) for label in classes]
+    lines = ((*line, label) for path, label in files for line in _lines(path))
+    return _thumos_database(lines, videos), classes
+
+
+def epic(folder: Path, task: str) -> Converted:
+    """EPIC-Kitchens-100: EPIC_100_{train,validation,video_info}.csv; task "verb" or "noun".
 
     Labels are "id_007": the class number, three digits, as published conversions spell it; classes are in its order.
     """
-    durations = {row["video_id"]: row["duration"] for row in _rows(folder / "EPIC_100_video_info.csv", "duration")}
+    durations = {row["video_id"]: row["duration"] for _, row in _rows(folder / "EPIC_100_video_info.csv", "duration")}
     database: dict[str, dict] = {}
     for subset, file in (("train", "EPIC_100_train.csv"), ("val", "EPIC_100_validation.csv")):
-        path = folder / file
-        for number, row in enumerate(_rows(path, "stop_timestamp"), start=2):
+        for where, row in _rows(folder / file, "stop_timestamp"):
             video = row["video_id"]
             if video not in durations:
-                raise DataError(f"{path}, line {number}: video {video!r} is not in EPIC_100_video_info.csv")
+                raise DataError(f"{where}: video {video!r} is not in EPIC_100_video_info.csv")
             entry = database.setdefault(
                 video, {"subset": subset, "duration": float(durations[video]), "annotations": []}
             )
@@ -30,36 +61,159 @@ def epic(folder: Path, task: str) -> tuple[dict, tuple[str, ...]]:
                 times = [round(_seconds(row[name]), 2) for name in ("start_timestamp", "stop_timestamp")]
                 label = f"id_{int(row[f'{task}_class']):03d}"
             except (KeyError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: not as EPIC-Kitchens publishes it ({error})") from error
+                raise DataError(f"{where}: not as EPIC-Kitchens publishes it ({error})") from error
             entry["annotations"].append({"segment": times, "label": label})
-    return database, _numbered(database)
+    return database, _sorted_labels(database)
 
 
-def charades(folder: Path) -> tuple[dict, tuple[str, ...]]:
-    """(database, classes) from Charades_v1_{train,test}.csv; labels are the class codes, c000 to c156."""
+def charades(folder: Path, _videos: Path) -> Converted:
+    """Charades: Charades_v1_{train,test}.csv; labels are the class codes, c000 to c156."""
     database: dict[str, dict] = {}
     for subset, file in (("training", "Charades_v1_train.csv"), ("testing", "Charades_v1_test.csv")):
-        path = folder / file
-        for number, row in enumerate(_rows(path, "actions"), start=2):
+        for where, row in _rows(folder / file, "actions"):
             try:
                 actions = [action.split() for action in row["actions"].split(";") if action]
                 found = [{"segment": [float(start), float(end)], "label": label} for label, start, end in actions]
                 entry = {"subset": subset, "duration": float(row["length"]), "annotations": found}
             except (KeyError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: not as Charades publishes it ({error})") from error
+                raise DataError(f"{where}: not as Charades publishes it ({error})") from error
             database[row["id"]] = entry
-    return database, _numbered(database)
+    return database, _sorted_labels(database)
 
 
-CONVERTERS = {
-    "epic_verb": lambda folder: epic(folder, "verb"),
-    "epic_noun": lambda folder: epic(folder, "noun"),
+def ego4d(folder: Path, _videos: Path) -> Converted:
+    """Ego4D's moment queries: moments_{train,val}.json; a clip is a video here, cut out of a longer one.
+
+    Labels of the primary categories count, of every annotator; times become those of the clip.
+    """
+    database: dict[str, dict] = {}
+    for name in ("moments_train.json", "moments_val.json"):
+        content = _json(folder / name)
+        videos = content.get("videos") if isinstance(content, dict) else None
+        if not isinstance(videos, list):
+            raise DataError(f'{folder / name}: has no list "videos"; is it Ego4D\'s file of moment queries?')
+        for number, video in enumerate(videos):
+            where = f"{folder / name}: video {number}"
+            try:
+                entries = {clip["clip_uid"]: _moments(video["split"], clip) for clip in video["clips"]}
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{where}: not as Ego4D publishes it ({error!r})") from error
+            database |= {uid: entry for uid, entry in entries.items() if entry is not None}
+    return database, _sorted_labels(database)
+
+
+def _moments(subset: str, clip: Mapping[str, Any]) -> dict | None:
+    start, end = max(float(clip["video_start_sec"]), 0.0), float(clip["video_end_sec"])
+    frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
+    duration = round(end - start, 4)
+    annotations = [
+        {
+            "segment": [round(label[time] - start, 4) for time in ("video_start_time", "video_end_time")],
+            "label": label["label"],
+        }
+        for annotator in clip["annotations"]
+        for label in annotator["labels"]
+        if label["primary"]
+    ]
+    if not annotations or duration <= 0 or not EGO4D_FPS[0] <= frames / duration <= EGO4D_FPS[1]:
+        return None
+    return {"subset": subset, "duration": duration, "frame": frames, "annotations": annotations}
+
+
+def activitynet(folder: Path, pattern: str) -> Converted:
+    """ActivityNet-1.3 and HACS segments: one ActivityNet-style file, without the test videos, which have no labels."""
+    path = _one(folder, pattern)
+    content = _json(path)
+    videos = content.get("database") if isinstance(content, dict) else None
+    if not isinstance(videos, dict):
+        raise DataError(f'{path}: has no "database" of videos')
+    database = {}
+    for name, entry in videos.items():
+        try:
+            if entry["subset"] in ("training", "validation"):
+                found = [
+                    {"segment": [float(s) for s in a["segment"]], "label": a["label"]} for a in entry["annotations"]
+                ]
+                database[name] = {
+                    "subset": entry["subset"],
+                    "duration": float(entry["duration"]),
+                    "annotations": found,
+                }
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: video {name!r}: not as published ({error!r})") from error
+    return database, _sorted_labels(database)
+
+
+CONVERTERS: dict[str, Callable[[Path, Path], Converted]] = {
+    "thumos": thumos,
+    "multithumos": multithumos,
+    "anet": lambda folder, _videos: activitynet(folder, r"activity_net\.v1-3(\.min)?\.json"),
+    "hacs": lambda folder, _videos: activitynet(folder, r"HACS_segments_v1\.1(\.1)?\.json"),
+    "epic_verb": lambda folder, _videos: epic(folder, "verb"),
+    "epic_noun": lambda folder, _videos: epic(folder, "noun"),
+    "ego4d": ego4d,
     "charades": charades,
 }
 
 
-def _numbered(database: dict) -> tuple[str, ...]:
-    """Labels of all subsets in the order of their numbers, which are all written with the same number of digits."""
+def _thumos_database(
+    lines: Iterable[tuple[str, float, float, str]], folder: Path, leave_out: Iterable[str] = ()
+) -> dict[str, dict]:
+    """Of (video, start s, end s, label), with lengths from the files of `folder`; segments in the order of time."""
+    segments: dict[str, list[tuple[float, float, str]]] = {}
+    for video, start, end, label in lines:
+        if video not in leave_out:
+            segments.setdefault(video, []).append((start, end, label))
+    files = video_files(folder)
+    missing = sorted(set(segments) - set(files))
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(segments)} annotated videos are not there (first: {missing[0]}); the "
+            "annotations do not say how long a video is, so the files must be"
+        )
+    infos = probe_all({video: files[video] for video in sorted(segments)})
+    database = {}
+    for video, info in infos.items():
+        if isinstance(info, DataError):
+            raise info
+        database[video] = {
+            "subset": "validation" if video.startswith("video_test_") else "training",
+            "duration": round(info.duration, 3),
+            "frame": info.frames,
+            "annotations": [{"segment": [s, e], "label": label} for s, e, label in sorted(segments[video])],
+        }
+    return database
+
+
+def _lines(path: Path) -> Iterator[tuple[str, float, float]]:
+    """Lines "video start end", seconds."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            video, start, end = line.split()
+            yield video, float(start), float(end)
+        except ValueError as error:
+            raise DataError(f'{path}, line {number}: {line!r:.80} is not "video start end", in seconds') from error
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Files in a folder and its subfolders whose whole name matches; DataError if there is none."""
+    found = sorted(path for path in folder.rglob("*") if re.fullmatch(pattern, path.name))
+    if not found:
+        raise DataError(f"{folder}: holds no file whose name is like {pattern}; is it the publisher's folder?")
+    return found
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    found = _found(folder, pattern)
+    if len(found) > 1:
+        raise DataError(f"{folder}: holds {len(found)} files of one kind, {found[0]} and {found[1]}; keep one")
+    return found[0]
+
+
+def _sorted_labels(database: dict) -> tuple[str, ...]:
+    """Labels of all subsets; those that are numbers are all written with the same number of digits."""
     return tuple(sorted({a["label"] for entry in database.values() for a in entry["annotations"]}))
 
 
@@ -69,12 +223,23 @@ def _seconds(timestamp: str) -> float:
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
-def _rows(path: Path, needed: str) -> Iterator[dict[str, str]]:
+def _rows(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(file and line for messages, row) of a CSV file."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if needed not in (reader.fieldnames or ()):
                 raise DataError(f"{path}: has no column {needed!r}; is it the publisher's file?")
-            yield from reader
+            for row in reader:  # a row that spans lines is named by its last
+                yield f"{path}, line {reader.line_num}", row
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON file: {error}") from error

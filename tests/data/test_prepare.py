@@ -9,7 +9,6 @@ from tadjax import config as configs
 from tadjax.data.annotations import load_annotations
 from tadjax.data.formats import read_instances
 from tadjax.data.prepare import check_videos, main
-from tadjax.data.publishers import CONVERTERS
 from tadjax.data.recipe import suggest
 from tadjax.errors import DataError
 from tests.test_config import load
@@ -156,25 +155,6 @@ def test_a_public_data_set_is_checked_against_its_videos(small_data, tmp_path, c
     assert "lasts 9.80 s, annotated are 60.00 s" in by_kind["durations that disagree"][0]
     assert main(["thumos", "--root", str(tmp_path)]) == 1
     assert (tmp_path / "blocked.txt").read_text() == "video0\nvideo1\n"
-
-
-def test_publishers_files_become_annotations(tmp_path):
-    (tmp_path / "EPIC_100_video_info.csv").write_text("video_id,duration,fps,resolution\nP01_01,100.5,60,1920x1080\n")
-    columns = "narration_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class\n"
-    (tmp_path / "EPIC_100_train.csv").write_text(columns + "a,P01_01,00:01:02.50,00:01:03.257,12,3\n")
-    (tmp_path / "EPIC_100_validation.csv").write_text(columns)
-    database, classes = CONVERTERS["epic_noun"](tmp_path)
-    annotation = {"segment": [62.5, 63.26], "label": "id_003"}
-    assert database == {"P01_01": {"subset": "train", "duration": 100.5, "annotations": [annotation]}}
-    assert classes == ("id_003",)
-    assert CONVERTERS["epic_verb"](tmp_path)[1] == ("id_012",)
-
-    (tmp_path / "Charades_v1_train.csv").write_text('id,length,actions\nAB1,30.5,"c092 11.90 21.20;c147 0.00 12.60"\n')
-    (tmp_path / "Charades_v1_test.csv").write_text("id,length,actions\nCD2,10,\n")
-    database, classes = CONVERTERS["charades"](tmp_path)
-    assert [a["segment"] for a in database["AB1"]["annotations"]] == [[11.9, 21.2], [0.0, 12.6]]
-    assert database["CD2"] == {"subset": "testing", "duration": 10.0, "annotations": []}
-    assert classes == ("c092", "c147")
 
 
 def test_publishers_files_are_converted_once_and_then_checked(small_data, tmp_path, capsys):
