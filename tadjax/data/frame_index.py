@@ -9,6 +9,7 @@ the latest files and, where a cache directory is given, on disk for all processe
 
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import zipfile
@@ -68,6 +69,7 @@ class FrameIndex:
     pts: np.ndarray  # int64 [frames], ascending: display order
     key_pts: np.ndarray  # int64 [key frames], ascending
     key_seek: np.ndarray  # int64 [key frames]: the time to seek to for each key frame (its decoding time if it has one)
+    content: bytes | None = None  # the whole file, where it is in memory; `path` then is its name in messages
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -134,6 +136,11 @@ def frame_index(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
     return _frame_index(path, stat.st_size, stat.st_mtime_ns, None if cache_dir is None else os.fspath(cache_dir))
 
 
+def index_content(content: bytes, name: str) -> FrameIndex:
+    """The frame index of a video file in memory, called `name` in messages; errors as in `frame_index`."""
+    return _demux(name, content)
+
+
 def probe(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> VideoInfo:
     """Frame count, rate, duration and displayed size of a video file; errors as in `frame_index`."""
     return frame_index(path, cache_dir).info
@@ -148,14 +155,17 @@ def times(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -
     return frame_index(path, cache_dir).times
 
 
-def open_video(path: str) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    """Opens a file and picks the video stream that `ffmpeg` would. One decoding thread.
+def open_video(
+    path: str, content: bytes | None = None
+) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
+    """Opens a file (or its `content`) and picks the video stream that `ffmpeg` would. One decoding thread.
 
     Raises DataError where there is no video stream or no decoder for it. The caller closes the container.
     """
     try:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-        container = av.open(path, options=options, metadata_errors="ignore")
+        source = path if content is None else io.BytesIO(content)
+        container = av.open(source, options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{path}: not a video file that FFmpeg can open ({error.strerror})") from error
     # Cover pictures of sound files are streams of video, too.
@@ -190,8 +200,8 @@ def _frame_index(path: str, size: int, mtime_ns: int, cache_dir: str | None) -> 
     return index
 
 
-def _demux(path: str) -> FrameIndex:
-    container, stream = open_video(path)
+def _demux(path: str, content: bytes | None = None) -> FrameIndex:
+    container, stream = open_video(path, content)
     with container:
         pts, keys, first = _scan(path, container, stream)
         rotation = round(first.rotation / 90) * 90 % 360
@@ -224,6 +234,7 @@ def _demux(path: str) -> FrameIndex:
         constant_rate=constant_rate,
         timed=timed,
         **dict(zip(_ARRAYS, arrays, strict=True)),
+        content=content,
     )
 
 

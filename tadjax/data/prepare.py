@@ -1,12 +1,14 @@
 """Checks a data set before training, and makes one of your own videos.
 
 python -m tadjax.data.prepare thumos --root data/thumos14
-python -m tadjax.data.prepare epic_verb --source DIR                    # from the publisher's own CSV files
+python -m tadjax.data.prepare thumos --source DIR                       # from the publisher's own annotation files
+python -m tadjax.data.prepare thumos --reencode data/thumos14/videos_256
 python -m tadjax.data.prepare custom --videos DIR --annotations FILE    # CSV, ELAN, VIA or ActivityNet JSON
 
 The first compares annotations with videos (missing, extra, unreadable, wrong length, segments out of range), says how
 long everything is and which sizes suit it, and writes what is missing: classes.txt, and blocked.txt with the videos
-that cannot be used. The last writes annotations.json, classes.txt and a config to train with. Exit status 0: all is
+that cannot be used. --reencode writes the annotated videos anew at the size and frame rate of the recipes, and leaves
+the originals alone. The last writes annotations.json, classes.txt and a config to train with. Exit status 0: all is
 well; 1: some videos or segments are left out, as printed; 2: nothing can be done, with the reason.
 """
 
@@ -15,22 +17,19 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
 from tadjax.data.formats import Instance, is_activitynet, read_instances
 from tadjax.data.publishers import CONVERTERS
 from tadjax.data.recipe import advise, describe, instance_lengths, suggest
-from tadjax.data.records import EXTENSIONS
-from tadjax.data.video import VideoInfo, probe
+from tadjax.data.reencode import Encoding, add_options, encoding_from, reencode_folder
+from tadjax.data.video import VideoInfo
+from tadjax.data.video_folder import probe_all, video_files
 from tadjax.errors import DataError, TadjaxError
 
 NAMED = 5  # examples of each kind of problem
@@ -94,7 +93,7 @@ def check_videos(annotations: Annotations, folder: Path, prefix: str = "", fps: 
             findings.add("annotated videos without a file", video.name)
             findings.blocked.append(video.name)
     there = {name: files[name] for name in wanted if name in files}
-    for name, result in _probe_all(there).items():
+    for name, result in probe_all(there).items():
         video = wanted[name]
         if isinstance(result, DataError):
             findings.add("files that cannot be read", str(result))
@@ -115,40 +114,10 @@ def check_videos(annotations: Annotations, folder: Path, prefix: str = "", fps: 
     return findings
 
 
-def video_files(folder: Path) -> dict[str, Path]:
-    """Video files of a folder by name without extension; DataError where there is no folder or no such file."""
-    try:
-        found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in EXTENSIONS}
-    except OSError as error:
-        raise DataError(f"{folder}: the folder of videos cannot be read ({error.strerror})") from error
-    if not found:
-        raise DataError(f"{folder}: holds no video file ({', '.join(EXTENSIONS)})")
-    return found
-
-
-def _probe_all(files: dict[str, Path]) -> dict[str, VideoInfo | DataError]:
-    def probed(path: Path) -> VideoInfo | DataError:
-        try:
-            return probe(path)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = track(
-            pool.map(probed, files.values()),
-            "reading videos",
-            len(files),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        return dict(zip(files, results, strict=True))
-
-
 def convert(name: str, source: Path, root: Path) -> None:
     """Writes a public data set's annotations and class list from its publisher's files in `source`."""
     data = DATASETS[name]
-    database, classes = CONVERTERS[name](source)
+    database, classes = CONVERTERS[name](source, root / "videos")
     for path in (root / data.annotations, root / data.classes):
         if path.exists():
             raise DataError(f"{path} exists: remove it, or leave out --source to check it")
@@ -160,8 +129,11 @@ def convert(name: str, source: Path, root: Path) -> None:
     )
 
 
-def prepare(name: str, root: Path) -> int:
-    """Checks a public data set, prints what was found, writes classes.txt (if missing) and blocked.txt."""
+def prepare(name: str, root: Path) -> tuple[int, list[str]]:
+    """Checks a public data set, prints what was found, writes classes.txt (if missing) and blocked.txt.
+
+    Returns the exit status, and the names of the files of the videos that can be used.
+    """
     data = DATASETS[name]
     database = read_database(root / data.annotations)
     classes = root / data.classes
@@ -182,7 +154,18 @@ def prepare(name: str, root: Path) -> int:
             f"wrote {root / 'blocked.txt'}: with config.data.blocked set to it, training and evaluation go without "
             f"these {len(findings.blocked)} videos; mAP then is not that of the published evaluation"
         )
-    return 1 if findings.problems else 0
+    return (1 if findings.problems else 0), [data.prefix + video for video in findings.infos]
+
+
+def reencode_videos(videos: Path, names: Iterable[str], folder: Path, encoding: Encoding, processes: int | None) -> int:
+    """Re-encodes the named files of a folder of videos into another one; returns the exit status."""
+    files = video_files(videos)
+    wanted = {name: files[name] for name in names}
+    errors = reencode_folder(wanted, folder, encoding, processes)
+    for error in errors.values():
+        print(f"error: {error}", file=sys.stderr)
+    print(f"{len(wanted) - len(errors)} re-encoded videos are in {folder}: train with --config.data.videos={folder}")
+    return 1 if errors else 0
 
 
 def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> int:
@@ -229,7 +212,7 @@ def _readable(files: dict[str, Path], names: Sequence[str]) -> tuple[dict[str, V
     for name in names:
         if name not in files:
             findings.add("annotated videos without a file: left out", name)
-    for name, result in _probe_all({name: files[name] for name in names if name in files}).items():
+    for name, result in probe_all({name: files[name] for name in names if name in files}).items():
         if isinstance(result, DataError):
             findings.add("files that cannot be read: left out", str(result))
         else:
@@ -326,13 +309,17 @@ def parser() -> argparse.ArgumentParser:
     for name, data in DATASETS.items():
         known = names.add_parser(name, help=f"checks {data.root}")
         known.add_argument("--root", type=Path, default=Path(data.root), help="its folder (default: %(default)s)")
-        if name in CONVERTERS:
-            known.add_argument("--source", type=Path, help="folder of the publisher's CSV files, to convert first")
+        known.add_argument(
+            "--source", type=Path, help="folder of the publisher's own annotation files, to convert first"
+        )
     custom = names.add_parser("custom", help="makes a data set of your own videos")
     custom.add_argument("--videos", type=Path, required=True, help="folder of video files")
     custom.add_argument("--annotations", type=Path, required=True, help="CSV, .eaf, VIA, JSON; or a folder")
     custom.add_argument("--output", type=Path, default=Path("data/custom"), help="folder to write (%(default)s)")
     custom.add_argument("--backbone", choices=("vits", "vitb", "vitl", "vith", "vitg"), default="vitb")
+    for each in names.choices.values():
+        each.add_argument("--reencode", type=Path, metavar="FOLDER", help="write the videos anew, smaller")
+        add_options(each)
     return parser
 
 
@@ -341,10 +328,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         if arguments.name == "custom":
-            return prepare_custom(arguments.videos, arguments.annotations, arguments.output, arguments.backbone)
-        if getattr(arguments, "source", None):
+            status, videos = 0, arguments.videos
+            if arguments.reencode is not None:
+                encoding, files = encoding_from(arguments), video_files(videos)
+                status = reencode_videos(videos, files, arguments.reencode, encoding, arguments.processes)
+                videos = arguments.reencode
+            return status | prepare_custom(videos, arguments.annotations, arguments.output, arguments.backbone)
+        if arguments.source is not None:
             convert(arguments.name, arguments.source, arguments.root)
-        return prepare(arguments.name, arguments.root)
+        status, names = prepare(arguments.name, arguments.root)
+        if arguments.reencode is not None:
+            encoding = encoding_from(arguments, DATASETS[arguments.name].fps)
+            videos = arguments.root / "videos"
+            status |= reencode_videos(videos, names, arguments.reencode, encoding, arguments.processes)
+        return status
     except TadjaxError as error:
         text = str(error)
     except OSError as error:

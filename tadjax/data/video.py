@@ -11,7 +11,7 @@ that it does not notice (seen with H.265, VP8 and MJPEG) may show differently fr
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import av
@@ -22,7 +22,19 @@ from tadjax.data.frame_index import FrameIndex, VideoInfo, frame_index, open_vid
 from tadjax.data.nal_units import disposable_test
 from tadjax.errors import DataError
 
-__all__ = ["FrameIndex", "Frames", "VideoInfo", "displayed_size", "frame_index", "probe", "read_frames", "times"]
+__all__ = [
+    "FrameIndex",
+    "Frames",
+    "VideoInfo",
+    "collect_frames",
+    "decode_all",
+    "displayed_size",
+    "draw_frames",
+    "frame_index",
+    "probe",
+    "read_frames",
+    "times",
+]
 
 
 @dataclass(frozen=True)
@@ -55,29 +67,52 @@ def read_frames(
     nothing at all can be decoded, DataError names file and frame. Other errors as in `frame_index`.
     """
     index = frame_index(path, cache_dir)
+
+    def draw(frames: np.ndarray, pictures: Sequence[np.ndarray]) -> Iterator[int]:
+        return draw_frames(index, frames, pictures, short_side)
+
+    return collect_frames(
+        index.path, index.info, indices, draw, short_side, center_crop=center_crop, max_missing=max_missing, out=out
+    )
+
+
+def collect_frames(
+    name: str,
+    info: VideoInfo,
+    indices: np.ndarray | list[int],
+    draw: Callable[[np.ndarray, Sequence[np.ndarray]], Iterator[int]],
+    short_side: int | None = None,
+    *,
+    center_crop: int | None = None,
+    max_missing: float = 0.05,
+    out: np.ndarray | None = None,
+) -> Frames:
+    """`read_frames` of any source of frames, called `name` in messages.
+
+    `draw(frames [u] ascending, pictures)` writes what can be decoded of the frames into their pictures [h, w, 3], and
+    yields the position in `frames` of each.
+    """
     indices = np.asarray(indices)
     if indices.ndim != 1 or not len(indices) or not np.issubdtype(indices.dtype, np.integer) or indices.min() < 0:
         raise ValueError(f"frame indices must be a list of integers from 0 on, got {indices!r}")
-    height, width = displayed_size(index.info, short_side, center_crop)
+    height, width = displayed_size(info, short_side, center_crop)
     if out is None:
         out = np.empty((len(indices), height, width, 3), np.uint8)
     elif len(out) != len(indices) or out.shape[1] < height or out.shape[2] < width:
-        raise ValueError(f"{index.path}: {len(indices)} frames of {height}x{width} do not fit into {out.shape}")
+        raise ValueError(f"{name}: {len(indices)} frames of {height}x{width} do not fit into {out.shape}")
 
     wanted, row, inverse = np.unique(indices, return_index=True, return_inverse=True)  # [u], [u], [n]
-    position = {int(index.pts[frame]): u for u, frame in enumerate(wanted) if frame < len(index)}
+    inside = np.searchsorted(wanted, info.frames)  # what lies beyond the end is missing
     decoded = np.zeros(len(wanted), bool)
-    draw = _drawer(index, short_side, height, width)
-    for pts, frame in _decode(index, np.array(list(position), np.int64)):
-        u = position[pts]
-        draw(frame, out[row[u]])
-        decoded[u] = True
+    if inside:
+        for u in draw(wanted[:inside], [out[r, :height, :width] for r in row[:inside]]):
+            decoded[u] = True
 
     substituted = int(np.count_nonzero(~decoded[inverse]))
     if substituted > max_missing * len(indices) or not decoded.any():
         raise DataError(
-            f"{index.path}: frame {wanted[np.argmin(decoded)]} cannot be decoded; {substituted} of {len(indices)} "
-            f"wanted frames are missing, at most {max_missing:.0%} may be (the file holds {len(index)} frames)"
+            f"{name}: frame {wanted[np.argmin(decoded)]} cannot be decoded; {substituted} of {len(indices)} "
+            f"wanted frames are missing, at most {max_missing:.0%} may be (the file holds {info.frames} frames)"
         )
     # Nearest earlier decoded frame, else the first decoded one.
     source = np.maximum.accumulate(np.where(decoded, np.arange(len(wanted)), np.argmax(decoded)))
@@ -85,6 +120,28 @@ def read_frames(
     for target in np.flatnonzero(source != np.arange(len(indices))):
         out[target, :height, :width] = out[source[target], :height, :width]
     return Frames(out, substituted)
+
+
+def draw_frames(
+    index: FrameIndex, frames: np.ndarray, pictures: Sequence[np.ndarray], short_side: int | None = None
+) -> Iterator[int]:
+    """Decodes `frames` (int64 [u], ascending) of a file, scales and crops them into their pictures (uint8 [h, w, 3]).
+
+    Yields the position in `frames` of each that could be decoded; the same may come twice, and is right the last time.
+    """
+    position = {int(index.pts[frame]): u for u, frame in enumerate(frames)}
+    draw = _drawer(index, short_side, *pictures[0].shape[:2])
+    for pts, frame in _decode(index, np.array(list(position), np.int64)):
+        draw(frame, pictures[position[pts]])
+        yield position[pts]
+
+
+def decode_all(index: FrameIndex) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, picture as stored) of every frame of a file that decodes, in order: one pass over the file."""
+    numbers = {int(pts): number for number, pts in enumerate(index.pts)}
+    with _Reader(index, careful=True) as reader:
+        for time, frame in reader.decode(-1, set(numbers)):
+            yield numbers[time], frame
 
 
 def displayed_size(info: VideoInfo, short_side: int | None = None, center_crop: int | None = None) -> tuple[int, int]:
@@ -178,7 +235,7 @@ class _Reader:
         self._container.close()
 
     def _open(self) -> None:
-        self._container, self._stream = open_video(self._index.path)
+        self._container, self._stream = open_video(self._index.path, self._index.content)
         self._decoder = self._stream.codec_context
         self._is_disposable = disposable_test(self._decoder)
         self._packets = self._demux()
