@@ -33,6 +33,7 @@ def base() -> ConfigDict:
         ""  # file with one class a line, in the order of the labels; "" derives them (sorted) from the annotations
     )
     data.videos = ""  # folder with one file a video, named as in the annotations, with any usual extension
+    data.tfds = ""  # folder written by python -m tadjax.data.builders: instead of annotations, classes, embedded videos
     data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
     data.blocked = ""  # file with one video name a line: left out of training and evaluation (missing on the internet)
     data.train_subset = "training"

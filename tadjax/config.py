@@ -19,6 +19,7 @@ RUNTIME = (
     "data.classes",
     "data.blocked",
     "data.videos",
+    "data.tfds",
     "data.workers",
     "data.prefetch",
     "backbone.weights",

@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from tadjax import config as configs
 from tadjax import weights
-from tadjax.data.records import canvas_size, find_videos, sampling_of
+from tadjax.data.records import canvas_size, locate_videos, sampling_of
 from tadjax.data.video import probe, read_frames
 from tadjax.errors import TadjaxError
 from tadjax.localizer import build
@@ -172,14 +172,15 @@ def annotations(config: Any) -> Iterator[Finding]:
     data = config.data
     classes = decide_classes(config)
     subsets = {subset: read_subset(config, subset, classes) for subset in (data.train_subset, data.eval_subset)}
-    yield Finding(True, f"annotations {data.annotations} ({digest(data.annotations)}), {len(classes)} classes")
+    source = data.tfds or f"{data.annotations} ({digest(data.annotations)})"
+    yield Finding(True, f"annotations {source}, {len(classes)} classes")
     for subset, found in subsets.items():
         instances = sum(len(video.labels) for video in found.videos)
         yield Finding(True, f"{subset}: {len(found.videos)} videos, {instances} instances")
         for line in found.summary():
             yield Finding(None, line)
         try:
-            find_videos(found.videos, data.videos, data.prefix)
+            locate_videos(config, found.videos)
         except TadjaxError as error:
             remedy = "python -m tadjax.data.prepare NAME --root DIR lists them, and writes config.data.blocked's file"
             yield Finding(False, str(error), remedy)

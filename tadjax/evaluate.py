@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from tadjax.checkpoint import METRIC
 from tadjax.data.annotations import read_classes
+from tadjax.data.built import read_built
 from tadjax.data.loader import Batch, evaluation_batches, share_of, to_device
 from tadjax.data.records import evaluation_set
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
@@ -128,6 +129,8 @@ def video_classifier(config: Any) -> VideoClassifier | None:
     if not options.path:
         return None
     classes = read_classes(config.data.classes) if config.data.classes else None
+    if config.data.tfds:
+        classes = read_built(config.data.tfds).classes
     return load_classifier(options.path, options.layout, options.topk, classes, options.softmax)
 
 
@@ -135,7 +138,9 @@ def ground_truth(config: Any, classes: tuple[str, ...]) -> GroundTruth:
     """The evaluation subset's; all one class where the detections are class-agnostic and stay so."""
     data = config.data
     blocked = read_blocked(config)
-    truth = read_ground_truth(data.annotations, data.eval_subset, config.evaluation.rules, blocked=blocked)
+    name = data.tfds or data.annotations
+    source = {"database": read_built(data.tfds).database} if data.tfds else data.annotations
+    truth = read_ground_truth(source, data.eval_subset, config.evaluation.rules, blocked=blocked, name=name)
     if data.class_agnostic and not config.classifier.path:
         return dataclasses.replace(truth, classes=classes, labels=np.zeros_like(truth.labels))
     return truth

@@ -11,6 +11,7 @@ from tadjax import config as configs
 from tadjax import weights
 from tadjax.checkpoint import Checkpoints, load_frozen
 from tadjax.data.annotations import Annotations, load_annotations
+from tadjax.data.built import read_built
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build
 from tadjax.parallel import mesh as meshes
@@ -113,6 +114,8 @@ def decide_classes(config: Any) -> tuple[str, ...]:
     """The class names of a config: from its file, or derived from the annotations; one for class-agnostic models."""
     if config.data.class_agnostic:
         return ("action",)
+    if config.data.tfds:
+        return read_built(config.data.tfds).classes
     for field, path in (("annotations", config.data.annotations), ("classes", config.data.classes)):
         if path and not pathlib.Path(path).exists():
             raise DataError(f"config.data.{field}: {path} does not exist; README.md (Data) says what to put there")
@@ -127,7 +130,10 @@ def read_subset(config: Any, subset: str, classes: tuple[str, ...]) -> Annotatio
     Class-agnostic models keep the labels of the file here; sampling makes them all 0.
     """
     data = config.data
-    found = load_annotations(data.annotations, subset, (data.classes or None) if data.class_agnostic else classes)
+    if data.tfds:
+        found = read_built(data.tfds).annotations(subset, None if data.class_agnostic else classes)
+    else:
+        found = load_annotations(data.annotations, subset, (data.classes or None) if data.class_agnostic else classes)
     blocked = read_blocked(config)
     return dataclasses.replace(found, videos=tuple(video for video in found.videos if video.name not in blocked))
 

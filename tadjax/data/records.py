@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.progress import track
 
 from tadjax.data import sampling as windows
-from tadjax.data.annotations import Annotations, Video
+from tadjax.data.annotations import FPS_TOLERANCE, Annotations, Video
+from tadjax.data.built import PackedVideo, read_built
 from tadjax.data.features import FeatureFolder, feature_folder
 from tadjax.data.sampling import Grid, GroundTruth, Sampling, Timeline, Window
-from tadjax.data.video import VideoInfo, displayed_size, frame_index, read_frames
+from tadjax.data.video import Frames, VideoInfo, displayed_size, frame_index, read_frames
 from tadjax.errors import ConfigError, DataError
 
 Record = dict[str, np.ndarray]
@@ -44,10 +45,17 @@ class Source:
 
     index: int  # into the annotations' videos
     name: str
-    path: str
+    path: str  # of its file; of a packed video, what messages call it
     info: VideoInfo
     timeline: Timeline
     truth: GroundTruth
+    packed: PackedVideo | None = None
+
+    def read_frames(self, indices: np.ndarray, cache_dir: str | os.PathLike[str] | None, **options: Any) -> Frames:
+        """As `tadjax.data.video.read_frames`, wherever the frames lie."""
+        if self.packed is not None:
+            return self.packed.read_frames(indices, **options)
+        return read_frames(self.path, indices, cache_dir=cache_dir, **options)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def _files_by_stem(folder: Path) -> dict[str, list[str]]:
 
 def open_sources(
     videos: Sequence[Video],
-    paths: Sequence[str | os.PathLike[str]],
+    paths: Sequence[str | os.PathLike[str] | PackedVideo],
     sampling: Sampling,
     cache_dir: str | os.PathLike[str] | None = None,
     *,
@@ -119,17 +127,20 @@ def open_sources(
 ) -> list[Source]:
     """Indexes every file once by demuxing it (kept in `cache_dir`): frame count, size and, if it varies, frame rate.
 
-    fps: of the annotated seconds, where the recipe states one. features: the paths are its files, not videos.
+    fps: of the annotated seconds, where the recipe states one; the files must have it, too. features: the paths are its
+    files, not videos. Of packed videos all of this is known.
 
     So a missing or unreadable file is known before training starts, not hours later: one DataError names them all.
     """
 
     def open_source(index: int) -> Source | DataError:
         video, path = videos[index], str(paths[index])
+        packed = paths[index] if isinstance(paths[index], PackedVideo) else None
         try:
             if features is None:
-                file = frame_index(path, cache_dir)
-                info, times = file.info, None if file.constant_rate else file.times
+                file = packed or frame_index(path, cache_dir)
+                info, times = file.info, None if file.info.constant_rate else file.times
+                _check_rate(path, info, fps)
             else:
                 info, times = features.describe(Path(path))
             timeline = windows.timeline_of(
@@ -138,7 +149,7 @@ def open_sources(
             truth = windows.ground_truth(sampling, timeline, video)
         except DataError as error:
             return error
-        return Source(index, video.name, path, info, timeline, truth)
+        return Source(index, video.name, path, info, timeline, truth, packed)
 
     with ThreadPoolExecutor(8) as pool:  # mostly waiting for the disk
         opened = track(
@@ -156,6 +167,15 @@ def open_sources(
     if failures:
         raise DataError(f"{len(failures)} of {len(videos)} videos cannot be used: {_some(failures)}")
     return results
+
+
+def _check_rate(path: str, info: VideoInfo, fps: float) -> None:
+    """Frames are counted at the recipe's rate: a file with another one would show other moments."""
+    if fps and info.constant_rate and abs(info.fps / fps - 1) > FPS_TOLERANCE:
+        raise DataError(
+            f"{path}: has {info.fps:.4g} frames a second, config.data.fps says {fps:g}; re-encode the videos "
+            f"(python -m tadjax.data.prepare NAME --reencode FOLDER --fps {fps:g})"
+        )
 
 
 def canvas_size(short_side: int, max_aspect: float) -> tuple[int, int]:
@@ -263,13 +283,12 @@ class TrainSet:
             return _stored(self._features, source, self.sampling, sample)
         portrait = source.info.height > source.info.width
         canvas = np.zeros((self.sampling.frames, *self.canvas, 3), np.uint8)
-        frames = read_frames(
-            source.path,
+        frames = source.read_frames(
             sample.frame_indices,
+            self._cache_dir,
             short_side=self.short_side,
             max_missing=self._max_missing,
             out=canvas.swapaxes(1, 2) if portrait else canvas,
-            cache_dir=self._cache_dir,
         )
         size = displayed_size(source.info, self.short_side)
         return {
@@ -356,13 +375,12 @@ class EvaluationSet:
         """What the window shows: pictures, or features on disk."""
         if self._features is not None:
             return _stored(self._features, source, self.sampling, sample)
-        frames = read_frames(
-            source.path,
+        frames = source.read_frames(
             sample.frame_indices,
+            self._cache_dir,
             short_side=self.size,
             center_crop=self.size,
             max_missing=self._max_missing,
-            cache_dir=self._cache_dir,
         )
         return {"frames": frames.frames, "substituted": np.int32(frames.substituted)}
 
@@ -419,9 +437,17 @@ def _open(
     cache_dir: str | os.PathLike[str] | None,
 ) -> list[Source]:
     """The videos of a config's annotations, or their features."""
-    videos, data = annotations.videos, config.data
-    paths = find_videos(videos, data.videos, data.prefix) if features is None else features.find(videos)
-    return open_sources(videos, paths, sampling, cache_dir, fps=data.fps, features=features)
+    videos = annotations.videos
+    paths = locate_videos(config, videos) if features is None else features.find(videos)
+    return open_sources(videos, paths, sampling, cache_dir, fps=config.data.fps, features=features)
+
+
+def locate_videos(config: Any, videos: Sequence[Video]) -> list[Path] | list[Path | PackedVideo]:
+    """Where a config's videos are, in order: files, or the records of a TFDS data set. Errors as in `find_videos`."""
+    data = config.data
+    if data.tfds:
+        return read_built(data.tfds).find(videos, data.videos)
+    return find_videos(videos, data.videos, data.prefix)
 
 
 def sampling_of(config: Any, train: bool) -> Sampling:

@@ -1,0 +1,89 @@
+"""Writes a data set that python -m tadjax.data.prepare has checked as TFDS data sets in ArrayRecord files.
+
+python -m tadjax.data.builders thumos --output data/tfds            # annotations and file names; videos stay files
+python -m tadjax.data.builders thumos --output data/tfds --embed    # and the videos, re-encoded and cut into pieces
+python -m tadjax.data.builders custom --root data/mine --videos my/videos --output data/tfds --embed
+
+Train on it with --config.data.tfds=data/tfds/thumos. Stopped or killed, it goes on with the same command. Exit status
+0: all is written; 1: some videos cannot be packed, as printed, and nothing is finished; 2: nothing can be done.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tadjax.data.annotations import derive_classes, load_annotations, read_classes, read_database
+from tadjax.data.builders.catalogue import CATALOGUE, Entry
+from tadjax.data.builders.write import Cutting, Source, write
+from tadjax.data.prepare import DATASETS, DataSet
+from tadjax.data.records import find_videos
+from tadjax.data.reencode import add_options, encoding_from, encoding_of
+from tadjax.errors import TadjaxError
+
+
+def read_source(name: str, root: Path, videos: Path) -> Source:
+    """A data set from its folder, as `prepare` leaves it. Raises DataError where annotations or videos are missing."""
+    data = DATASETS.get(name, DataSet(str(root), ()))
+    path = root / data.annotations
+    database = read_database(path)
+    subsets = data.subsets or tuple(dict.fromkeys(str(entry.get("subset")) for entry in database.values()))
+    classes = root / data.classes
+    labels = read_classes(classes) if classes.exists() else derive_classes(database, str(path))
+    annotations = load_annotations(path, subsets, labels)  # what is wrong with the file is known now
+    blocked = root / "blocked.txt"
+    names = frozenset(blocked.read_text(encoding="utf-8").split("\n")) - {""} if blocked.exists() else frozenset()
+    wanted = [video for video in annotations.videos if video.name not in names]
+    files = dict(zip((video.name for video in wanted), find_videos(wanted, videos, data.prefix), strict=True))
+    about = CATALOGUE.get(name, Entry(f"{root.name}: annotated videos.", "", ""))
+    return Source(
+        name if name in DATASETS else root.name,
+        {video.name: database[video.name] for video in annotations.videos},
+        annotations.classes,
+        files,
+        about,
+        names,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tadjax.data.builders", description=__doc__.partition("\n")[0])
+    parser.add_argument("name", choices=(*DATASETS, "custom"), help="of the data set")
+    parser.add_argument("--root", type=Path, help="its folder (default: where the configs look for it)")
+    parser.add_argument("--videos", type=Path, help="the folder of its videos (default: ROOT/videos)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--embed", action="store_true", help="pack the videos, too")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a piece, at least (default: %(default)s)")
+    add_options(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        root = arguments.root or Path(DATASETS[arguments.name].root if arguments.name in DATASETS else "data/custom")
+        videos = arguments.videos or root / "videos"
+        source = read_source(arguments.name, root, videos)
+        cutting = None
+        if arguments.embed:
+            fps = DATASETS[arguments.name].fps if arguments.name in DATASETS else 0.0
+            encoding = encoding_of(videos) or encoding_from(arguments, fps)
+            cutting = Cutting(encoding, encoding_of(videos) is not None, arguments.seconds)
+        errors = write(source, arguments.output, cutting, arguments.processes)
+    except TadjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        print(f"finish it with the same command, after mending these videos or naming them in {root / 'blocked.txt'}")
+        return 1
+    left_out = f", without {len(source.blocked)} blocked ones" if source.blocked else ""
+    print(f"wrote {arguments.output / source.name}: {len(source.files)} videos{left_out}; train on it with")
+    print(f"    --config.data.tfds={arguments.output / source.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

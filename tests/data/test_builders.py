@@ -1,0 +1,248 @@
+"""TFDS data sets: what is trained on is the same, to the last bit, whether read from files or from their records."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tadjax import evaluate, runs
+from tadjax.data import built
+from tadjax.data.builders import write as writer
+from tadjax.data.builders.__main__ import main
+from tadjax.data.builders.catalogue import CATALOGUE
+from tadjax.data.frame_index import frame_index
+from tadjax.data.loader import evaluation_batches, train_batches
+from tadjax.data.prepare import DATASETS
+from tadjax.data.records import evaluation_set, training_set
+from tadjax.data.reencode import Encoding, reencode_folder
+from tadjax.data.video import read_frames
+from tadjax.errors import DataError
+from tests.conftest import make_small_config
+from tests.data.test_loader import assert_same, take
+
+PIECES = ("--embed", "--seconds", "4", "--processes", "0")
+
+
+@pytest.fixture(scope="module")
+def root(small_data, tmp_path_factory):
+    """The small data set as a public one: annotations that are odd in some ways, videos re-encoded."""
+    root = tmp_path_factory.mktemp("thumos")
+    content = json.loads((small_data / "annotations.json").read_text())
+    first, second = content["database"]["video0"], content["database"]["video5"]
+    first["annotations"].append({"segment": [0.1, 0.7], "label": "Ambiguous"})
+    first["annotations"].append({"segment": [1 / 3, 0.7], "label": "still", "note": "kept"})
+    second["annotations"].append(dict(second["annotations"][0]))
+    (root / "annotations.json").write_text(json.dumps(content))
+    shutil.copy(small_data / "classes.txt", root / "classes.txt")
+    files = {path.stem: path for path in (small_data / "videos").iterdir()}
+    assert not reencode_folder(files, root / "videos", Encoding(short_side=36), processes=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(root, tmp_path_factory):
+    output = tmp_path_factory.mktemp("packed")
+    assert main(["thumos", "--root", str(root), "--output", str(output), *PIECES]) == 0
+    return output / "thumos"
+
+
+def config_of(root, folder=""):
+    config = make_small_config(root)
+    config.data.tfds = str(folder)
+    if folder:
+        config.data.annotations = config.data.classes = ""
+    return config
+
+
+def batches(config, tmp_path, workers=0):
+    classes = runs.decide_classes(config)
+    train = training_set(config, runs.read_subset(config, config.data.train_subset, classes), tmp_path)
+    test = evaluation_set(config, runs.read_subset(config, config.data.eval_subset, classes), tmp_path)
+    got = take(train_batches(train, 2, workers=workers), 4) + list(evaluation_batches(test, 3, workers=workers))
+    return classes, got, evaluate.ground_truth(config, classes)
+
+
+def assert_equal(got, want):
+    assert got[0] == want[0] == ("left", "right", "still")
+    assert_same(got[1][:4], want[1][:4])
+    assert_same(got[1][4:], want[1][4:])
+    for name in ("videos", "classes", "subset"):
+        assert getattr(got[2], name) == getattr(want[2], name)
+    np.testing.assert_array_equal(got[2].segments, want[2].segments)
+    np.testing.assert_array_equal(got[2].labels, want[2].labels)
+
+
+@pytest.fixture(scope="module")
+def wanted(root, tmp_path_factory):
+    return batches(config_of(root), tmp_path_factory.mktemp("index"))
+
+
+def test_every_data_set_can_be_built():
+    assert set(CATALOGUE) == set(DATASETS)
+    for entry in CATALOGUE.values():
+        assert entry.homepage.startswith("http")
+        assert entry.citation.startswith("@inproceedings{") and entry.citation.endswith("}")
+
+
+def test_names_of_files_give_the_same_batches(root, wanted, tmp_path):
+    assert main(["thumos", "--root", str(root), "--output", str(tmp_path / "tfds")]) == 0
+    assert_equal(batches(config_of(root, tmp_path / "tfds" / "thumos"), tmp_path), wanted)
+    size = sum(path.stat().st_size for path in (tmp_path / "tfds").rglob("*") if path.is_file())
+    assert size < 300_000  # two shards, which ArrayRecord fills up to whole blocks of 64 KiB
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_embedded_videos_give_the_same_batches(root, packed, wanted, tmp_path, workers):
+    config = config_of(root, packed)
+    config.data.videos = ""
+    assert_equal(batches(config, tmp_path, workers), wanted)
+
+
+def test_originals_are_re_encoded_on_the_way(small_data, root, packed, tmp_path):
+    """To the same bytes that --reencode writes."""
+    for file in ("annotations.json", "classes.txt"):
+        shutil.copy(root / file, tmp_path / file)
+    (tmp_path / "videos").symlink_to(small_data / "videos")
+    arguments = ["thumos", "--root", str(tmp_path), "--output", str(tmp_path / "tfds"), "--short-side", "36"]
+    assert main([*arguments, *PIECES]) == 0
+    assert records(tmp_path / "tfds" / "thumos") == records(packed)
+
+
+def records(folder) -> list[tuple]:
+    """Of the pieces."""
+    pieces = tfds.builder_from_directory(folder / "pieces" / "1.0.0")
+    return [tuple(record.values()) for split in pieces.info.splits for record in pieces.as_data_source(split)]
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Shards and metadata of both parts."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "progress" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_tfds_reads_it_without_tensorflow(root, packed):
+    database = json.loads((root / "annotations.json").read_text())["database"]
+    videos = tfds.builder_from_directory(packed / "videos" / "1.0.0")
+    assert videos.info.name == "thumos"
+    assert videos.info.citation == CATALOGUE["thumos"].citation
+    assert {name: split.num_examples for name, split in videos.info.splits.items()} == {"training": 5, "validation": 2}
+    record = videos.as_data_source("training")[1]
+    assert record["video"] == b"video1"
+    assert json.loads(record["entry"]) == database["video1"]
+    np.testing.assert_allclose(record["segments"], [a["segment"] for a in database["video1"]["annotations"]], rtol=1e-6)
+    pieces = tfds.builder_from_directory(packed / "pieces" / "1.0.0")
+    source = pieces.as_data_source("training")
+    assert len(source) == sum(-(-(80 + 9 * i) // 40) for i in range(5))  # of 40 frames each
+    piece = source[int(record["first_piece"]) + 1]
+    assert (piece["video"], piece["first_frame"], piece["frames"]) == (b"video1", 40, 40)
+    assert piece["content"][4:8] == b"ftyp"
+    assert str(pieces.info.file_format.value) == "array_record"
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_piece_is_as_long_as_asked_and_begins_at_a_key_frame(root):
+    index = frame_index(root / "videos" / "video6.mp4")  # 134 frames, a key frame every 20
+    assert writer.piece_starts(index, 0).tolist() == [0, 20, 40, 60, 80, 100, 120]
+    assert writer.piece_starts(index, 5.0).tolist() == [0, 60, 120]
+    assert writer.piece_starts(index, 1e9).tolist() == [0]
+
+
+def test_frames_beyond_the_end_are_those_of_the_file(root, packed):
+    [video] = [v for v in built.read_built(str(packed)).files.values() if v.name == "video0"]
+    for indices in ([79, 80, 85], [3, 3, 50, 0]):
+        got = video.read_frames(np.array(indices), short_side=20, center_crop=16, max_missing=1.0)
+        want = read_frames(root / "videos" / "video0.mp4", indices, short_side=20, center_crop=16, max_missing=1.0)
+        np.testing.assert_array_equal(got.frames, want.frames)
+        assert got.substituted == want.substituted
+
+
+def test_a_run_goes_on_where_it_was_killed(root, packed, tmp_path, monkeypatch):
+    """No half shard is taken for a whole one, and whole ones are not written again."""
+    monkeypatch.setattr(writer, "SHARD_SECONDS", 15)
+    arguments = ["thumos", "--root", str(root), "--output", str(tmp_path), *PIECES]
+    write, whole = writer.write_pieces, []
+
+    def killed(files, shard, done, cutting):
+        if len(whole) == 2:
+            (shard.with_name(f"{shard.name}.part")).write_bytes(b"half a shard")
+            raise KeyboardInterrupt
+        write(files, shard, done, cutting)
+        whole.append(shard)
+
+    monkeypatch.setattr(writer, "write_pieces", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    with pytest.raises(DataError, match="holds no finished TFDS data set"):
+        built.read_built(str(tmp_path / "thumos"))
+    stamps = [shard.stat().st_mtime_ns for shard in whole]
+    monkeypatch.setattr(writer, "write_pieces", write)
+    assert main(arguments) == 0
+    assert [shard.stat().st_mtime_ns for shard in whole] == stamps
+    assert len(list((tmp_path / "thumos" / "pieces" / "1.0.0").glob("*array_record*"))) == 4
+    assert not list(tmp_path.rglob("*.part"))
+    got, want = built.read_built(str(tmp_path / "thumos")), built.read_built(str(packed))
+    assert got.database == want.database
+    for name in ("video4", "video6"):
+        frames = [files[name].read_frames(np.arange(0, 90, 7)).frames for files in (got.files, want.files)]
+        np.testing.assert_array_equal(*frames)
+    before = contents(tmp_path / "thumos")
+    assert main(arguments) == 0
+    assert contents(tmp_path / "thumos") == before
+
+
+def test_a_video_that_cannot_be_packed_is_named_and_can_be_blocked(small_data, tmp_path, capsys):
+    for file in ("annotations.json", "classes.txt"):
+        shutil.copy(small_data / file, tmp_path / file)
+    shutil.copytree(small_data / "videos", tmp_path / "videos")
+    (tmp_path / "videos" / "video1.mp4").write_bytes(b"no video")
+    arguments = ["thumos", "--root", str(tmp_path), "--output", str(tmp_path / "tfds"), "--short-side", "36", *PIECES]
+    assert main(arguments) == 1
+    assert "video1.mp4: not a video file" in capsys.readouterr().err
+    (tmp_path / "blocked.txt").write_text("video1\n")
+    assert main(arguments) == 0
+    assert "6 videos, without 1 blocked ones" in capsys.readouterr().out
+    assert "video1" not in built.read_built(str(tmp_path / "tfds" / "thumos")).database
+    assert main([*arguments, "--crf", "30"]) == 2
+    assert "was begun with other settings (crf was 18, is 30)" in capsys.readouterr().err
+
+
+def test_what_is_no_data_set_is_one_sentence(root, tmp_path, capsys):
+    config = config_of(root, tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"nothing/videos/1.0.0: holds no finished TFDS data set"):
+        runs.decide_classes(config)
+    assert main(["anet", "--root", str(tmp_path), "--output", str(tmp_path)]) == 2
+    assert "annotations.json: no such annotation file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_split_beyond_what_tfds_writes_itself(small_data, tmp_path):
+    """1.1 GB: one noisy video under many names. The writer holds one piece at a time."""
+    import av
+
+    rng = np.random.default_rng(0)
+    (tmp_path / "videos").mkdir()
+    with av.open(str(tmp_path / "videos" / "noise.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"qp": "0", "preset": "ultrafast", "g": "20"})
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for _ in range(60):
+            picture = rng.integers(0, 256, (480, 640, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    file = tmp_path / "videos" / "noise.mp4"
+    count = 1_100_000_000 // file.stat().st_size + 1
+    entry = {"subset": "training", "duration": 6.0, "annotations": [{"segment": [1.0, 2.0], "label": "left"}]}
+    names = [f"video{i:04d}" for i in range(count)]
+    source = writer.Source(
+        "big", dict.fromkeys(names, entry), ("left",), dict.fromkeys(names, file), CATALOGUE["thumos"]
+    )
+    assert not writer.write(source, tmp_path, writer.Cutting(Encoding(), True, 2.0), processes=0)
+    pieces = tfds.builder_from_directory(tmp_path / "big" / "pieces" / "1.0.0")
+    assert pieces.info.splits["training"].num_bytes > 1_100_000_000
+    assert len(pieces.as_data_source("training")) == 3 * count
+    data = built.read_built(str(tmp_path / "big"))
+    got = data.files[names[-1]].read_frames(np.array([5, 33, 59]), short_side=60)
+    np.testing.assert_array_equal(got.frames, read_frames(file, [5, 33, 59], short_side=60).frames)
+    assert "tensorflow" not in sys.modules
