@@ -28,6 +28,7 @@ from ml_collections import config_flags
 
 from tadjax import config as configs
 from tadjax import weights
+from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, locate_videos, sampling_of
 from tadjax.data.video import probe, read_frames
 from tadjax.errors import TadjaxError
@@ -132,7 +133,10 @@ def check_config(config: Any) -> Iterator[Finding]:
 def shared_memory(config: Any) -> Iterator[Finding]:
     """Decoded windows wait in /dev/shm; containers often have 64 MB of it."""
     height, width = canvas_size(config.window.short_side, config.data.max_aspect)
-    window = config.window.frames * height * width * 3
+    features, sampling = feature_folder(config), sampling_of(config, train=True)
+    window = sampling.frames * height * width * 3
+    if features is not None:
+        window = sampling.feature_length * features.width * 4
     needed = window * config.data.workers * config.data.prefetch + window * config.optim.batch_size
     if not pathlib.Path("/dev/shm").exists():
         return
@@ -143,8 +147,12 @@ def shared_memory(config: Any) -> Iterator[Finding]:
 
 
 def pretrained(config: Any) -> Iterator[Finding]:
-    """What the backbone starts from, and whether its shapes are the config's."""
-    backbone = config.backbone
+    """What the backbone starts from, and whether its shapes are the config's; or the features in its place."""
+    backbone, features = config.backbone, feature_folder(config)
+    if features is not None:
+        told = f"features.json: {features.rules['rule']}" if features.rules else "a published set, as the config says"
+        yield Finding(True, f"features of {features.width} channels in {features.path}, {told}")
+        return
     if backbone.random_init:
         yield Finding(None, "the backbone starts from random weights, as config.backbone.random_init = True says")
         return
@@ -169,7 +177,7 @@ def pretrained(config: Any) -> Iterator[Finding]:
 
 def annotations(config: Any) -> Iterator[Finding]:
     """Annotations and videos of both subsets: present, readable, and how many."""
-    data = config.data
+    data, features = config.data, feature_folder(config)
     classes = decide_classes(config)
     subsets = {subset: read_subset(config, subset, classes) for subset in (data.train_subset, data.eval_subset)}
     source = data.tfds or f"{data.annotations} ({digest(data.annotations)})"
@@ -180,7 +188,7 @@ def annotations(config: Any) -> Iterator[Finding]:
         for line in found.summary():
             yield Finding(None, line)
         try:
-            locate_videos(config, found.videos)
+            locate_videos(config, found.videos) if features is None else features.find(found.videos)
         except TadjaxError as error:
             remedy = "python -m tadjax.data.prepare NAME --root DIR lists them, and writes config.data.blocked's file"
             yield Finding(False, str(error), remedy)

@@ -11,7 +11,6 @@ locked while it is made, and appears whole or not at all.
 
 import dataclasses
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -25,20 +24,27 @@ import numpy as np
 
 from tadjax import config as configs
 from tadjax.checkpoint import load_frozen
-from tadjax.data.annotations import parse_database, read_database
-from tadjax.data.features import RULES, info_path, open_npy, read_rules, rows_of, rules_of, write_json
+from tadjax.data.features import RULES, differences, info_path, open_npy, read_rules, rows_of, rules_of, write_json
 from tadjax.data.frame_index import FrameIndex
-from tadjax.data.records import find_videos, sampling_of
+from tadjax.data.records import locate_videos, sampling_of
 from tadjax.data.sampling import Sampling, Window, list_windows
 from tadjax.data.stream import decoding_threads, stream_windows
 from tadjax.data.video import frame_index
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build, resize_in_time
 from tadjax.parallel import mesh as meshes
-from tadjax.predict import find_videos as find_named
-from tadjax.predict import folder_names
-from tadjax.runs import abstract_params, check_weights, initial_params, load_run, read_blocked
+from tadjax.predict import find_videos, folder_names
+from tadjax.runs import (
+    abstract_params,
+    backbone_alone,
+    check_weights,
+    decide_classes,
+    initial_params,
+    load_run,
+    read_subset,
+)
 from tadjax.training.log import progress
+from tadjax.weights import digest
 
 Params = Any
 
@@ -136,7 +142,7 @@ class Extractor:
     """A backbone on this process's devices, and the rules of the features that it makes."""
 
     def __init__(self, config: Any, workdir: pathlib.Path, backbone: Params | None = None):
-        alone = _backbone_alone(config)
+        alone = backbone_alone(config)
         mesh = meshes.make_mesh(alone.mesh, jax.local_devices())
         localizer = build(alone, classes=1)
         if backbone is None:
@@ -147,7 +153,7 @@ class Extractor:
         self._sharding = meshes.batch_sharding(mesh)
         self._batch_size = -(-alone.evaluation.batch_size // mesh.shape["data"]) * mesh.shape["data"]
         self._steps = jax.jit(localizer.steps)
-        self.rules = rules_of(alone, self._sampling, localizer.backbone.width, _hash(backbone))
+        self.rules = rules_of(alone, self._sampling, localizer.backbone.width, digest(backbone))
         self.failed: list[str] = []  # a sentence for each video that could not be used
 
     def open(self, folder: pathlib.Path) -> None:
@@ -157,10 +163,9 @@ class Extractor:
         if there is None:
             write_json(folder / RULES, self.rules)
         elif there != self.rules:
-            differing = [name for name in self.rules if there.get(name) != self.rules[name]]
             raise ConfigError(
                 f"{folder} holds features of other settings; give another --output. What differs:\n  "
-                + "\n  ".join(f"{name}: {there.get(name)!r} there, {self.rules[name]!r} here" for name in differing)
+                + "\n  ".join(differences(self.rules, there))
             )
 
     def run(self, jobs: Sequence[_Job]) -> list[str]:
@@ -249,7 +254,7 @@ class Extractor:
             "times": None if info.constant_rate else job.index.times.tolist(),
             "substituted": job.substituted,
         }
-        write_json(info_path(job.target), about)
+        write_json(info_path(job.target), about, indent=None)
         job.write(features)
 
     def _fail(self, job: _Job, error: DataError, advance: Callable) -> None:
@@ -280,26 +285,17 @@ def _folder(workdir: str | os.PathLike[str], output: str) -> pathlib.Path:
 def _jobs(config: Any, videos: Sequence[str], folder: pathlib.Path) -> tuple[list[_Job], list[str]]:
     """What is to be done, and a sentence for each of `videos` that names no file."""
     if videos:
-        paths, failures = find_named(videos)
+        paths, failures = find_videos(videos)
         names = folder_names(paths)
     else:
-        data = config.data
-        database, blocked = read_database(data.annotations), read_blocked(config)
+        data, classes = config.data, decide_classes(config)
         subsets = dict.fromkeys((data.train_subset, data.eval_subset))
-        found = parse_database(database, tuple(subsets), None, data.annotations).videos
-        paths = find_videos([video for video in found if video.name not in blocked], data.videos, data.prefix)
+        found = [video for subset in subsets for video in read_subset(config, subset, classes).videos]
+        paths, failures = locate_videos(config, found), []
+        if any(not isinstance(path, pathlib.Path) for path in paths):
+            raise ConfigError(f"config.data.tfds = {data.tfds} embeds its videos; --mode=extract takes video files")
         names = [os.path.splitext(path.relative_to(data.videos))[0] for path in paths]
-        failures = []
     return [_Job(path, folder / f"{name}.npy") for path, name in zip(paths, names, strict=True)], failures
-
-
-def _backbone_alone(config: Any) -> Any:
-    """The config without adapters, without features on disk, on the devices of this machine."""
-    alone = config.copy_and_resolve_references()
-    with alone.unlocked():
-        alone.adaptation.method, alone.features.path = "none", ""
-        alone.mesh.data, alone.mesh.clip, alone.mesh.fsdp = -1, 1, 1
-    return alone
 
 
 def _parameters(
@@ -317,15 +313,6 @@ def _parameters(
         return load_frozen(workdir, {"backbone": abstract_params(alone, localizer, mesh)["backbone"]})["backbone"]
     check_weights(alone)
     return initial_params(alone, localizer, mesh)["backbone"]
-
-
-def _hash(params: Params) -> str:
-    """SHA-256 of all parameters, names and numbers."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8))
-    return digest.hexdigest()
 
 
 def _batches(windows: Iterator[tuple[_Job, np.ndarray]], size: int) -> Iterator[list[tuple[_Job, np.ndarray]]]:

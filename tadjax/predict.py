@@ -36,7 +36,7 @@ from tadjax.parallel import mesh as meshes
 from tadjax.report.exports import clock, to_csv, to_srt, to_vtt, write_whole
 from tadjax.report.page import write_page
 from tadjax.report.timeline import Instances, draw_timeline
-from tadjax.runs import Run, load_run
+from tadjax.runs import Run, load_run, on_videos
 
 SHOWN = 10  # detections of a video that the terminal shows
 
@@ -217,7 +217,8 @@ def load(workdir: str | os.PathLike[str], config: Any = None) -> Predictor:
         config.mesh.update(dict.fromkeys(config.mesh, 1))
         config.mesh.data = -1
         config.memory.attention = "auto"
-    return Predictor(load_run(config, workdir))
+    run = load_run(config, workdir)
+    return Predictor(on_videos(run) if config.features.path else run)
 
 
 def predict_files(

@@ -12,6 +12,8 @@ from tadjax import weights
 from tadjax.checkpoint import Checkpoints, load_frozen
 from tadjax.data.annotations import Annotations, load_annotations
 from tadjax.data.built import read_built
+from tadjax.data.features import differences, read_rules, rules_of
+from tadjax.data.records import sampling_of
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build
 from tadjax.parallel import mesh as meshes
@@ -47,6 +49,41 @@ def load_run(config: Any, workdir: pathlib.Path, *, best: bool = True) -> Run:
     trained, step = checkpoints.weights(like, ema=config.optim.ema_decay > 0, best=best)
     checkpoints.close()
     return Run(config, classes, localizer, {**load_frozen(workdir, frozen_like), **trained}, step)
+
+
+def on_videos(run: Run) -> Run:
+    """A run that was trained on the features of `--mode=extract`, with the backbone that made them: it takes videos.
+
+    Raises ConfigError where the features are not of that backbone, as the config has it now, or of none here.
+    """
+    folder = run.config.features.path
+    rules = read_rules(pathlib.Path(folder))
+    if rules is None:
+        raise ConfigError(
+            f"config.features.path = {folder}: this run knows published features only; there is no backbone here that "
+            "makes them of a video"
+        )
+    config = backbone_alone(run.config)
+    localizer, mesh = build(config, len(run.classes)), meshes.make_mesh(config.mesh)
+    check_weights(config)
+    backbone = initial_params(config, localizer, mesh)["backbone"]
+    here = rules_of(config, sampling_of(config, train=False), localizer.backbone.width, weights.digest(backbone))
+    differing = differences(here, rules, but=("rule", "dtype", "window_features"))
+    if differing:
+        raise ConfigError(
+            f"config.features.path = {folder}: these features were not made as this config would make them now:\n  "
+            + "\n  ".join(differing)
+        )
+    return Run(config, run.classes, localizer, {**run.params, "backbone": backbone}, run.step)
+
+
+def backbone_alone(config: Any) -> Any:
+    """The config of its backbone without adapters, of videos, on the devices of this machine."""
+    alone = config.copy_and_resolve_references()
+    with alone.unlocked():
+        alone.adaptation.method, alone.features.path = "none", ""
+        alone.mesh.data, alone.mesh.clip, alone.mesh.fsdp = -1, 1, 1
+    return alone
 
 
 def abstract_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -> Params:

@@ -5,6 +5,7 @@ DIR/params/        Orbax: {"backbone": ..., and of a whole detector "adapter", "
 DIR/unused/        Orbax: tensors of the source that localization does not use, by their own names
 """
 
+import hashlib
 import json
 import pathlib
 import re
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from tadjax.errors import WeightsError
@@ -97,6 +99,15 @@ def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, An
     except (OSError, ValueError, KeyError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{directory}/params is damaged: {line[:300]}") from error
+
+
+def digest(params: Any) -> str:
+    """SHA-256 of all parameters, names and numbers."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        found.update(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8))
+    return found.hexdigest()
 
 
 def save(directory: str | pathlib.Path, params: Mapping[str, Any], geometry: Mapping[str, Any], layout: str) -> None:

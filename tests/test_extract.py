@@ -3,20 +3,23 @@
 import fcntl
 import json
 import pathlib
+import shutil
 import threading
 
 import jax
 import numpy as np
 import pytest
 
+import tadjax
 from tadjax import config as configs
+from tadjax import predict
 from tadjax.data.records import evaluation_set, training_set
 from tadjax.errors import ConfigError, DataError
 from tadjax.evaluate import evaluate_run
 from tadjax.extract import extract, extract_videos
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
-from tadjax.runs import decide_classes, initial_params, read_subset
+from tadjax.runs import decide_classes, initial_params, load_run, read_subset
 from tadjax.train import train, view
 from tests.conftest import make_small_config
 
@@ -198,14 +201,50 @@ def test_a_bad_video_is_one_sentence_and_the_rest_goes_on(frame, small_data, tmp
         extract(frame.videos, tmp_path, videos=videos)
 
 
-def test_a_head_trains_on_features_goes_on_and_is_evaluated(frame, tmp_path):
-    """Stopped after its second epoch and started again it ends with the bits of a run that was not; evaluation of the
-    best checkpoint gives the numbers of the training's last one."""
-    config = frame.features.copy_and_resolve_references()
+@pytest.fixture(scope="module")
+def run(frame, tmp_path_factory) -> tuple:
+    """(config, workdir, last evaluation) of a head trained on features."""
+    config, workdir = frame.features.copy_and_resolve_references(), tmp_path_factory.mktemp("run")
     config.optim.epochs, config.train.keep_last = 2, 10
-    whole = train(config, tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"checkpoints", "results.json", "metrics.json"}
-    assert not (tmp_path / "run" / "frozen").exists()
-    resumed = train(config, tmp_path / "run")
-    evaluated = evaluate_run(config, tmp_path / "run")
-    assert whole == evaluated and resumed == whole
+    return config, workdir, train(config, workdir)
+
+
+def weights_of(config, workdir: pathlib.Path) -> dict:
+    return jax.tree.map(np.asarray, load_run(config, workdir, best=False).params)
+
+
+def test_a_run_on_features_goes_on_where_it_was_killed_and_is_evaluated(run):
+    """With the bits of the run that was not killed; evaluation of its checkpoint repeats the training's last one."""
+    config, workdir, whole = run
+    assert not (workdir / "frozen").exists()  # nothing is
+    before = weights_of(config, workdir)
+    for step in (4, 6):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    assert train(config, workdir) == whole
+    jax.tree.map(np.testing.assert_array_equal, weights_of(config, workdir), before)
+    assert evaluate_run(config, workdir) == whole
+
+
+def test_a_run_on_features_predicts_videos(run, small_data):
+    """With the backbone that made the features; as evaluation found it on disk. (Not to the last detection: beyond a
+    video's end there are zeros on disk and repeated frames in videos, which the convolution of its last step sees.)"""
+    config, workdir, _ = run
+    evaluate_run(config, workdir)
+    stored = json.loads((workdir / "results.json").read_text())["results"]["video5"][:30]
+    found = list(tadjax.load(workdir).predict(small_data / "videos" / "video5.mp4", top_k=30))
+    np.testing.assert_allclose([score for *_, score in found], [d["score"] for d in stored], atol=1e-4)
+    np.testing.assert_allclose([d[:2] for d in found[:10]], [d["segment"] for d in stored[:10]], atol=1e-2)
+
+
+def test_features_of_another_backbone_are_not_taken_for_its_own(run):
+    config, workdir, _ = run
+    config = config.copy_and_resolve_references()
+    config.seed = 1  # of the random backbone
+    with pytest.raises(ConfigError, match=r"were not made as this config would make them now:\s+weights_sha256"):
+        predict.load(workdir, config)
+    published = workdir / "published"
+    shutil.copytree(config.features.path, published)
+    (published / "features.json").unlink()
+    config.features.path = str(published)
+    with pytest.raises(ConfigError, match=r"this run knows published features only"):
+        predict.load(workdir, config)

@@ -34,6 +34,12 @@ def info_path(features: Path) -> Path:
     return features.with_name(features.name.removesuffix(".npy") + ".info.json")
 
 
+def differences(ours: dict[str, Any], theirs: dict[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """A line for each rule in which two folders differ."""
+    names = [name for name in ours if name not in but and theirs.get(name) != ours[name]]
+    return [f"{name}: {theirs.get(name)!r} there, {ours[name]!r} here" for name in names]
+
+
 def rows_of(rules: dict[str, Any], frames: int) -> int:
     """Rows that a video of so many frames has in a folder with these rules."""
     return rules["resized_to"] or -(-frames // rules["stride"])
@@ -277,8 +283,8 @@ def resized(features: np.ndarray, length: int) -> np.ndarray:
     return values.reshape(length, points, -1).mean(axis=1)
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 1) -> None:
     """Writes a file that appears whole or not at all."""
     unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.write_text(json.dumps(content, indent=indent) + "\n")
     unfinished.replace(path)
