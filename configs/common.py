@@ -165,8 +165,11 @@ def base() -> ConfigDict:
         True  # as OpenTAD: only steps wholly within 1.5 of a boundary are boundaries; False: half of them
     )
     gtad.boundary_scores = False  # scores are multiplied by the probabilities of start and end
+    gtad.original = False  # losses and proposals of G-TAD's authors (tadjax/heads/gtad_original.py), not OpenTAD's
 
     config.optim = optim = ConfigDict()
+    optim.optimizer = "adamw"  # adamw, adam or sgd (these two with L2 regularisation in place of weight decay)
+    optim.momentum = 0.0  # of sgd
     optim.batch_size = 2  # windows a step, over all devices
     optim.accumulate = 1  # micro-batches a step: batch_size is split into that many
     optim.head_lr = 1e-4
@@ -176,6 +179,9 @@ def base() -> ConfigDict:
     optim.backbone_lr = 1e-5  # full fine-tuning only
     optim.backbone_weight_decay = 0.05
     optim.clip_norm = 1.0  # of the gradients of everything trained, together; 0 = no clipping
+    optim.schedule = "cosine"  # after a warm-up; or step: the rate falls by step_factor every step_epochs
+    optim.step_epochs = 5
+    optim.step_factor = 0.5
     optim.warmup_epochs = 5
     optim.schedule_epochs = 100  # where the cosine ends; may lie beyond `epochs`
     optim.epochs = 60

@@ -171,6 +171,8 @@ RULES: dict[str, Rule] = {
     "head.gtad.map_width": positive,
     "head.gtad.map_convs": within(0),
     "head.gtad.map_kernel": one_of(1, 3),
+    "optim.optimizer": one_of("adamw", "adam", "sgd"),
+    "optim.momentum": within(0, 0.9999),
     "optim.batch_size": positive,
     "optim.accumulate": positive,
     "optim.head_lr": within(0),
@@ -180,6 +182,9 @@ RULES: dict[str, Rule] = {
     "optim.backbone_lr": within(0),
     "optim.backbone_weight_decay": within(0),
     "optim.clip_norm": within(0),
+    "optim.schedule": one_of("cosine", "step"),
+    "optim.step_epochs": positive,
+    "optim.step_factor": within(0, 1, above=True),
     "optim.warmup_epochs": within(0),
     "optim.schedule_epochs": positive,
     "optim.epochs": positive,
@@ -339,7 +344,7 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.optim.batch_size = {optim.batch_size} is no multiple of config.optim.accumulate = "
             f"{optim.accumulate}"
         )
-    if optim.warmup_epochs >= optim.schedule_epochs:
+    if optim.schedule == "cosine" and optim.warmup_epochs >= optim.schedule_epochs:
         yield (
             f"config.optim.warmup_epochs = {optim.warmup_epochs} leaves nothing of config.optim.schedule_epochs = "
             f"{optim.schedule_epochs}"

@@ -4,7 +4,8 @@ Features of a window -> GCNeXt blocks, graph convolutions over neighbours in tim
 every segment's features aligned to a few bins (section 3.3) -> a map of overlaps of all segments up to D steps long,
 and boundary probabilities of every step (section 3.4). Proposals have no class: scores come from the map, labels from
 a classifier of whole videos. The numbers are those of OpenTAD's implementation, whose checkpoints this head loads,
-without its rounding of features to float16 before the alignment.
+without its rounding of features to float16 before the alignment; or, of losses and proposals, those of the authors'
+own (gtad_original.py).
 
 Memory. Alignment and the 1x1 convolution after it are both linear, so the convolution comes first: on T steps in place
 of D * T segments. The aligned features of all segments, [D * T, bins, C], never exist; the largest arrays are the map
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax.errors import ConfigError
+from tadjax.heads import gtad_original
 from tadjax.heads.alignment import alignment_weights, sample_positions
 from tadjax.heads.layers import bias_init, conv_init, masked
 from tadjax.heads.proposal_map import balanced_bce, balanced_l2, boundary_targets, map_segments, map_targets
@@ -94,11 +96,11 @@ class GCNeXt(nn.Module):
         return GroupedConv(width, 1, point, self.dtype, name=f"{name}_2")(x)
 
 
-def extended_segments(durations: int, length: int, extend: float) -> np.ndarray:
+def extended_segments(durations: int, length: int, extend: float, end_shift: float = 0.0) -> np.ndarray:
     """f32 [D, T, 2]: what of the features a segment of the map is sampled from; (0, 0) where it is invalid."""
-    segments, _ = map_segments(durations, length)
+    segments, valid = map_segments(durations, length)
     reach = extend * (segments[..., 1] - segments[..., 0])
-    return segments + np.stack([-reach, reach], axis=-1)
+    return segments + np.stack([-reach, reach + np.float32(end_shift) * valid], axis=-1)
 
 
 class SubGraphAlignment(nn.Module):
@@ -115,6 +117,7 @@ class SubGraphAlignment(nn.Module):
     extend: float
     neighbours: int
     dtype: Any
+    end_shift: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -131,7 +134,7 @@ class SubGraphAlignment(nn.Module):
         steps = [self._product("btc,cpo->btpo", *pair) for pair in ((x, inner_kernel), (context, context_kernel))]
         steps = jnp.concatenate(steps, axis=2)  # [B, T, bins, outputs]
 
-        anchors = extended_segments(self.durations, length, self.extend)
+        anchors = extended_segments(self.durations, length, self.extend, self.end_shift)
         samples = [sample_positions(anchors, size, length) for size in (self.roi_size, self.context_size)]
 
         @jax.checkpoint  # the matrices of all durations would be larger than everything else
@@ -175,6 +178,7 @@ class GTad(nn.Module):
     map_kernel: int = 3
     whole_steps: bool = True
     boundary_scores: bool = False
+    original: bool = False
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -202,6 +206,7 @@ class GTad(nn.Module):
             self.extend,
             self.neighbours,
             self.dtype,
+            gtad_original.END_SHIFT if self.original else 0.0,
         )
 
         def conv(outputs: int, kernel: int, inputs: int, dtype: Any) -> nn.Conv:
@@ -275,6 +280,9 @@ class GTad(nn.Module):
     @nn.nowrap
     def output_losses(self, outputs: Outputs, targets: dict, uniform: jax.Array) -> dict:
         """Losses of what the network computed; uniform f32 [2, B, D, T] from [0, 1)."""
+        if self.original:
+            boundaries, cells = jax.nn.sigmoid(outputs.boundaries), jax.nn.sigmoid(outputs.map)
+            return gtad_original.losses(boundaries, cells, targets, uniform)
         segments, valid = map_segments(self.durations, outputs.map.shape[2])
         edges = boundary_targets(targets, outputs.map.shape[2])
         positive = edges >= 1 if self.whole_steps else edges > BOUNDARY_THRESHOLD
@@ -290,7 +298,8 @@ class GTad(nn.Module):
         """Every cell of the map, P = D * T, shortest first, not sorted.
 
         Returns segments f32 [B, P, 2] in feature steps, scores f32 [B, P, 1], valid bool [B, P]: whether the segment
-        lies in the window and starts and ends at likely boundaries (half the highest probability, or a local peak).
+        lies in the window and starts and ends at likely boundaries (half the highest probability, or a local peak);
+        with `original`, wherever its boundaries are.
         """
         outputs = self.outputs(params, features, valid)
         batch, durations, length, _ = outputs.map.shape
@@ -303,6 +312,8 @@ class GTad(nn.Module):
         if self.boundary_scores:
             scores = scores * boundaries[:, None, :, 0] * boundaries[:, last, 1]
         chosen = inside & start[:, None] & end[:, last]
+        if self.original:
+            chosen = jnp.broadcast_to(gtad_original.proposals(durations, length), chosen.shape)
         return {
             "segments": jnp.broadcast_to(segments.reshape(-1, 2), (batch, durations * length, 2)),
             "scores": scores.reshape(batch, -1, 1),

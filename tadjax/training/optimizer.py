@@ -1,8 +1,10 @@
-"""What is trained, and how fast: groups of parameters, their learning rates, AdamW, clipping.
+"""What is trained, and how fast: groups of parameters, their learning rates, AdamW (or Adam, SGD), clipping.
 
 The groups are OpenTAD's: all adapter parameters in one group with weight decay (their biases too); of the head, the
 weights of linear layers and convolutions decay, while biases, norms and scales do not. Statistics of batch norm are no
 matter of gradients: full fine-tuning leaves them those of the pre-training, as published, and moves scales and biases.
+Adam and SGD are what G-TAD and LoFi-E2E were published with: weight decay there is PyTorch's, an L2 term of the loss,
+and acts on everything.
 """
 
 import re
@@ -47,10 +49,17 @@ def warmup_cosine(base: float, warmup: int, total: int, minimum: float) -> Calla
     return optax.join_schedules([optax.linear_schedule(0.0, base, max(warmup - 1, 1)), cosine], [warmup])
 
 
+def steps_down(base: float, every: int, factor: float) -> Callable[[Any], Any]:
+    """`base`, times `factor` after every `every` steps."""
+    return optax.exponential_decay(base, max(every, 1), factor, staircase=True)
+
+
 def schedules(optim: Any, steps_per_epoch: int) -> dict[str, Callable]:
     """Learning rate by step, for each group. `optim` is config.optim."""
 
     def of(base: float) -> Callable:
+        if optim.schedule == "step":
+            return steps_down(base, round(optim.step_epochs * steps_per_epoch), optim.step_factor)
         warmup, total = optim.warmup_epochs * steps_per_epoch, optim.schedule_epochs * steps_per_epoch
         return warmup_cosine(base, round(warmup), round(total), optim.min_lr)
 
@@ -64,18 +73,26 @@ def schedules(optim: Any, steps_per_epoch: int) -> dict[str, Callable]:
 
 
 def make_optimizer(optim: Any, steps_per_epoch: int) -> optax.GradientTransformation:
-    """AdamW per group after one clipping of the global norm of all gradients. `optim` is config.optim."""
+    """The optimizer per group after one clipping of the global norm of all gradients. `optim` is config.optim."""
     decay = {
         "adapter": optim.adapter_weight_decay,
         "backbone": optim.backbone_weight_decay,
         "head_decay": optim.head_weight_decay,
-        "head_no_decay": 0.0,
+        "head_no_decay": 0.0 if optim.optimizer == "adamw" else optim.head_weight_decay,
     }
     groups = {
-        name: optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=decay[name])
-        for name, schedule in schedules(optim, steps_per_epoch).items()
+        name: _optimizer(optim, schedule, decay[name]) for name, schedule in schedules(optim, steps_per_epoch).items()
     }
     groups["statistics"] = optax.set_to_zero()
     # Clipping stands outside of the partition: inside, it would clip each group by its own norm.
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     return optax.chain(clip, optax.partition(groups, labels))
+
+
+def _optimizer(optim: Any, rate: Callable, decay: float) -> optax.GradientTransformation:
+    if optim.optimizer == "sgd":
+        return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=optim.momentum or None))
+    moments = dict(b1=0.9, b2=0.999, eps=1e-8)
+    if optim.optimizer == "adam":
+        return optax.chain(optax.add_decayed_weights(decay), optax.adam(rate, **moments))
+    return optax.adamw(rate, weight_decay=decay, **moments)

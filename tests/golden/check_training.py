@@ -45,6 +45,8 @@ def optim_of(config: dict) -> ConfigDict:
     scheduler = config["scheduler"]
     return ConfigDict(
         dict(
+            optimizer="adamw",
+            schedule="cosine",
             adapter_lr=rates[0][0],
             adapter_weight_decay=rates[0][1],
             head_lr=rates[1][0],

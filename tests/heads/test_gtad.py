@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tadjax.errors import ConfigError
-from tadjax.heads.gtad import GTad, SubGraphAlignment, likely_boundaries, nearest_neighbours
+from tadjax.heads.gtad import GTad, SubGraphAlignment, extended_segments, likely_boundaries, nearest_neighbours
 from tests.golden.compare import HERE, failures
 
 FEATURE_WIDTH = 8
@@ -20,6 +20,23 @@ def test_equals_the_published_code():
     assert failures(HERE / "gtad.npz") == []
 
 
+def test_the_authors_own_losses_proposals_and_suppression_equal_theirs():
+    assert failures(HERE / "gtad_original.npz") == []
+
+
+def test_original_settings_shift_the_samples_and_take_every_proposal_before_the_last_step():
+    plain, own = (extended_segments(5, 12, 0.5, shift) for shift in (0.0, -1.0))
+    np.testing.assert_array_equal(own[2, 3], [3 - 1.5, 6 + 1.5 - 1])
+    np.testing.assert_array_equal(own[2, 11], [0, 0])
+    np.testing.assert_array_equal(own[..., 0], plain[..., 0])
+    head = tiny(original=True)
+    params = head.init_params(jax.random.key(0), FEATURE_WIDTH)
+    features = jax.random.normal(jax.random.key(1), (1, 12, FEATURE_WIDTH))
+    found = jax.jit(head.candidates)(params, features, jnp.ones((1, 12), bool))
+    ends = np.asarray(found["segments"])[np.asarray(found["valid"])][:, 1]
+    assert len(ends) == 11 + 10 + 9 + 8 + 7 and ends.max() == 11
+
+
 def test_nearest_neighbours_are_those_in_feature_space():
     x = np.array([[[0.0], [10], [1], [11], [30]]], np.float32)
     found = np.sort(np.asarray(nearest_neighbours(x, 2))[0], axis=-1)
@@ -31,8 +48,9 @@ def test_likely_boundaries_are_high_or_peaks():
     np.testing.assert_array_equal(likely_boundaries(probability)[0, :, 0], [True, False, False, True, True, False])
 
 
-def test_losses_are_finite_without_segments_and_draws_follow_the_key():
-    head = tiny()
+@pytest.mark.parametrize("original", [False, True])
+def test_losses_are_finite_without_segments_and_draws_follow_the_key(original):
+    head = tiny(original=original)
     params = head.init_params(jax.random.key(0), FEATURE_WIDTH)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(2, 16, FEATURE_WIDTH)).astype(np.float32)
