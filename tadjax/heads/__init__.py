@@ -12,10 +12,11 @@ import dataclasses
 from typing import Any
 
 from tadjax.heads.actionformer import ActionFormer
+from tadjax.heads.classifier import Classifier
 from tadjax.heads.gtad import GTad
 from tadjax.heads.tridet import TriDet
 
-HEADS = {"actionformer": ActionFormer, "tridet": TriDet, "gtad": GTad}
+HEADS = {"actionformer": ActionFormer, "tridet": TriDet, "gtad": GTad, "classifier": Classifier}
 
 
 def make_head(options: dict[str, Any], classes: int, dtype: Any) -> Any:

@@ -10,7 +10,7 @@ from tadjax.heads import HEADS
 from tadjax.localizer import build
 from tests.test_config import FILES, load
 
-CLASSES = {"actionformer": 3, "tridet": 3, "gtad": 1}
+CLASSES = {"actionformer": 3, "tridet": 3, "gtad": 1, "classifier": 3}
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
