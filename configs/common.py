@@ -121,7 +121,7 @@ def base() -> ConfigDict:
     losa.positions = "none"  # or sincos: temporal positions added to queries and keys
 
     config.head = head = ConfigDict()
-    head.name = "actionformer"  # actionformer, tridet or gtad; each takes the fields that it has
+    head.name = "actionformer"  # actionformer, tridet, gtad or classifier (of steps); each takes the fields that it has
     head.width = 512
     head.convs = (2, 2, 5)  # embedding convolutions, stem blocks, branch (stride 2) blocks; levels = branch blocks + 1
     head.heads = 4  # of attention; ActionFormer only, like the next
@@ -187,6 +187,24 @@ def base() -> ConfigDict:
     optim.epochs = 60
     optim.min_lr = 1e-8
     optim.ema_decay = 0.999  # 0 = evaluate the raw weights
+
+    config.lofi = lofi = ConfigDict()  # LoFi-E2E; see tadjax/training/fidelity.py and tadjax/stages.py
+    lofi.schedule = "full"  # fidelity of training: full, s (space), t (time), st, low; by turns c_short, c_long
+    lofi.s = (1, 2.0)  # (r_t, r_s): what feature steps and sides are divided by
+    lofi.t = (4, 1.0)
+    lofi.st = (2, 2**0.5)
+    lofi.low = (4, 2.0)
+    lofi.side_multiple = 2  # sides in pixels are rounded to it; a vit's patch
+    lofi.cycle_batches = 16  # of c_short: steps before it is the next fidelity's turn
+    lofi.cycle_epochs = 1  # of c_long; the paper does not say how many
+    # Stages of one job, in this order: classify (encoder on the actions' own clips), warmup (head alone), encoder (all
+    # that adaptation.method trains), these at `schedule`; then head (anew, full fidelity, encoder frozen, features
+    # cached). () for plain training, which is the stage "encoder" alone.
+    lofi.stages = ()
+    lofi.classify_epochs = 5
+    lofi.warmup_epochs = 5
+    lofi.head_lrs = ()  # stage head is done with each of these as head_lr, and the best one counts
+    lofi.head_optim = ConfigDict(optim.to_dict())  # what `optim` is for the stages warmup and head, with its fields
 
     config.train = train = ConfigDict()
     train.eval_from_epoch = 40
@@ -312,8 +330,10 @@ def tiny(config: ConfigDict) -> ConfigDict:
     if config.head.attention_window != -1:
         with config.ignore_type():  # one number or one a level
             config.head.attention_window = 5
-    config.optim.batch_size, config.optim.accumulate = 2, 1
-    config.optim.epochs, config.optim.warmup_epochs = 1, 0
+    for optim in (config.optim, config.lofi.head_optim):
+        optim.batch_size, optim.accumulate = 2, 1
+        optim.epochs, optim.warmup_epochs = 1, 0
+    config.lofi.warmup_epochs = config.lofi.classify_epochs = 1
     config.train.eval_from_epoch = 0
     config.data.workers = 0
     return config

@@ -88,6 +88,15 @@ def subset_of(*choices: Any) -> Rule:
     return rule
 
 
+def in_order(*choices: Any) -> Rule:
+    def rule(value: Any) -> str | None:
+        if tuple(value) == tuple(choice for choice in choices if choice in value):
+            return None
+        return f"must be some of {', '.join(repr(c) for c in choices)}, in this order, or none"
+
+    return rule
+
+
 positive, share = within(0, above=True), within(0, 1)
 
 RULES: dict[str, Rule] = {
@@ -139,7 +148,7 @@ RULES: dict[str, Rule] = {
     "adaptation.losa.gate": one_of("zero", "one", "random", "cosine"),
     "adaptation.losa.short_range_clips": within(-1),
     "adaptation.losa.positions": one_of("none", "sincos"),
-    "head.name": one_of("actionformer", "tridet", "gtad"),
+    "head.name": one_of("actionformer", "tridet", "gtad", "classifier"),
     "head.width": positive,
     "head.heads": positive,
     "head.max_length": positive,
@@ -190,6 +199,13 @@ RULES: dict[str, Rule] = {
     "optim.epochs": positive,
     "optim.min_lr": within(0),
     "optim.ema_decay": within(0, 1),
+    "lofi.schedule": one_of("full", "s", "t", "st", "low", "c_short", "c_long"),
+    "lofi.side_multiple": positive,
+    "lofi.cycle_batches": positive,
+    "lofi.cycle_epochs": positive,
+    "lofi.stages": in_order("classify", "warmup", "encoder", "head"),
+    "lofi.classify_epochs": positive,
+    "lofi.warmup_epochs": positive,
     "train.eval_from_epoch": within(0),
     "train.eval_every_epochs": positive,
     "train.checkpoint_every": positive,
@@ -214,6 +230,9 @@ RULES: dict[str, Rule] = {
     "classifier.layout": one_of("cuhk", "internvideo", "tcanet", "untrimmednet", "plain"),
     "classifier.topk": positive,
 }
+
+
+RULES |= {f"lofi.head_{name}": rule for name, rule in RULES.items() if name.startswith("optim.")}
 
 
 def reference() -> ConfigDict:
@@ -311,6 +330,7 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             "sampled frames per feature step (window.frames / window.feature_length)"
         )
     yield from _of_backbone(config)
+    yield from _of_fidelities(config)
     if window.size > window.short_side:
         yield f"config.window.size = {window.size} is larger than config.window.short_side = {window.short_side}"
     if head.max_length < window.feature_length:
@@ -372,6 +392,20 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
         yield "config.mesh: every axis is a positive number of devices, or -1 for what is left"
     if sum(n == -1 for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp)) > 1:
         yield "config.mesh: only one of data, clip and fsdp can be -1 (what is left)"
+
+
+def _of_fidelities(config: ConfigDict) -> Iterator[str]:
+    """What the schedule of low-fidelity training cannot do."""
+    from tadjax.training import fidelity  # which reads this module
+
+    lofi = config.lofi
+    wrong = fidelity.disagreements(config)
+    yield from wrong
+    if any(not isinstance(lr, (int, float)) or lr <= 0 for lr in lofi.head_lrs):
+        yield f"config.lofi.head_lrs = {lofi.head_lrs}: learning rates, all above 0"
+    for name, at in fidelity.configs(config).items() if not wrong else ():
+        if name != "full":
+            yield from (f"config.lofi.schedule = {lofi.schedule!r}, at {name}: {line}" for line in _disagreements(at))
 
 
 def _of_backbone(config: ConfigDict) -> Iterator[str]:

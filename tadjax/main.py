@@ -54,7 +54,11 @@ def run() -> int:
     from tadjax.runs import keep_compiled
 
     keep_compiled()
-    if _MODE.value == "train":
+    if _MODE.value == "train" and len(config.lofi.stages):
+        from tadjax.stages import train_stages
+
+        train_stages(config, workdir)
+    elif _MODE.value == "train":
         from tadjax.train import train
 
         train(config, workdir)

@@ -100,23 +100,25 @@ def abstract_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) 
     }
 
 
-def initial_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh) -> Params:
-    """The parameters that training starts from, made where they will lie: random, but for the pre-trained backbone."""
+def initial_params(config: Any, localizer: Localizer, mesh: jax.sharding.Mesh, start: Params | None = None) -> Params:
+    """The parameters that training starts from, made where they will lie: random, but for the pre-trained backbone and
+    the collections of `start`."""
     like = abstract_params(config, localizer, mesh)
-    backbone, pretrained = config.backbone, None
-    if not backbone.random_init and not config.features.path:
-        pretrained = weights.load_backbone(backbone.weights, like["backbone"], image=backbone.image)
+    backbone, given = config.backbone, {}
+    for name, tree in (start or {}).items():
+        if name in like:
+            given[name] = jax.tree.map(lambda a, l: jax.device_put(a.astype(l.dtype), l.sharding), tree, like[name])
+    if not (backbone.random_init or config.features.path or "backbone" in given):
+        given["backbone"] = weights.load_backbone(backbone.weights, like["backbone"], image=backbone.image)
+    wanted = {name: tree for name, tree in like.items() if name not in given}
 
     def init(key: jax.Array) -> Params:
         params = localizer.init(key)
-        if pretrained is not None:
-            del params["backbone"]
-        return {name: jax.tree.map(lambda a, l: a.astype(l.dtype), params[name], like[name]) for name in params}
+        return {name: jax.tree.map(lambda a, l: a.astype(l.dtype), params[name], like[name]) for name in wanted}
 
-    wanted = {name: tree for name, tree in like.items() if pretrained is None or name != "backbone"}
     out_shardings = jax.tree.map(lambda l: l.sharding, wanted)
-    params = jax.jit(init, out_shardings=out_shardings)(jax.random.key(config.seed))
-    return params if pretrained is None else {**params, "backbone": pretrained}
+    params = jax.jit(init, out_shardings=out_shardings)(jax.random.key(config.seed)) if wanted else {}
+    return {**params, **given}
 
 
 def check_weights(config: Any) -> None:

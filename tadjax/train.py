@@ -11,18 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 
 from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.augment import Augmentation, augment
 from tadjax.data.loader import Batches, share_of, steps_per_epoch, to_device, train_batches
-from tadjax.data.records import TrainSet, training_set
+from tadjax.data.records import training_set
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.localizer import Batch, build
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import (
+    Params,
     abstract_params,
     check_weights,
     check_workdir,
@@ -31,43 +33,48 @@ from tadjax.runs import (
     read_subset,
     write_classes,
 )
+from tadjax.training import fidelity
+from tadjax.training.fidelity import Records
 from tadjax.training.log import Clock, MetricsLog, progress
 from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
 from tadjax.training.state import TrainState, create, make_train_step, split
 
 
-def train(config: Any, workdir: pathlib.Path) -> dict[str, float]:
+def train(
+    config: Any, workdir: pathlib.Path, *, start: Params | None = None, index: pathlib.Path | None = None
+) -> dict[str, float]:
     """Trains what `config` describes, evaluating on the way; returns the last evaluation.
+
+    start: collections of parameters to begin with, in place of pre-trained or random ones. index: where what is known
+    of the videos' files is kept, WORKDIR/index if not given.
 
     Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
     was never stopped. SIGTERM saves and returns early.
     """
+    start, index = start or {}, index or workdir / "index"
     classes = decide_classes(config)
-    if not (workdir / "frozen").exists():  # otherwise the run has its backbone already
+    if "backbone" not in start and not (workdir / "frozen").exists():  # otherwise the run has its backbone already
         check_weights(config)
     check_workdir(config, workdir)
     write_classes(workdir, classes)
     annotations = read_subset(config, config.data.train_subset, classes)
     for line in annotations.summary():
         print(line, file=sys.stderr)
-    records = training_set(config, annotations, workdir / "index")
-    epoch = steps_per_epoch(records, config.optim.batch_size)
+    lower = fidelity.configs(config)
+    streams = {name: training_set(at, annotations, index) for name, at in lower.items()}
+    epoch = steps_per_epoch(next(iter(streams.values())), config.optim.batch_size)
+    records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
     mesh = meshes.make_mesh(config.mesh)
     localizer = build(config, len(classes))
-    evaluator = Evaluator(config, localizer, mesh, classes, workdir / "index")
+    evaluator = Evaluator(config, localizer, mesh, classes, index)
     tx = make_optimizer(config.optim, epoch)
-    train_step = make_train_step(
-        localizer,
-        tx,
-        ema_decay=config.optim.ema_decay,
-        accumulate=config.optim.accumulate,
-        view=view(config, mesh),
-        rng_seed=config.seed,
+    train_step = step_of_any_shape(
+        {streams[name].shape: step_of(lower[name], len(classes), tx, mesh) for name in lower}
     )
     keep = {"keep_last": config.train.keep_last, "keep_best": config.train.keep_best}
     with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints:
-        state = initial_state(config, localizer, tx, mesh, workdir, checkpoints)
+        state = initial_state(config, localizer, tx, mesh, workdir, checkpoints, start)
         step = int(state.step)
         print(describe(state, config, len(records), epoch, step), file=sys.stderr)
         log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
@@ -77,7 +84,28 @@ def train(config: Any, workdir: pathlib.Path) -> dict[str, float]:
             return loop(config, workdir, state, train_step, batches, evaluator, checkpoints, watch, epoch)
 
 
-def load_batches(config: Any, records: TrainSet, mesh: jax.sharding.Mesh, step: int, last_step: int) -> Batches:
+def step_of(config: Any, classes: int, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Callable:
+    """The train step of a config."""
+    return make_train_step(
+        build(config, classes),
+        tx,
+        ema_decay=config.optim.ema_decay,
+        accumulate=config.optim.accumulate,
+        view=view(config, mesh),
+        rng_seed=config.seed,
+    )
+
+
+def step_of_any_shape(steps: dict[tuple[int, ...], Callable]) -> Callable:
+    """The train step of every fidelity in one; the shape of a batch's frames [B, ...] says whose it is."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        return steps[batch["frames"].shape[1:]](state, batch)
+
+    return train_step if len(steps) > 1 else next(iter(steps.values()))
+
+
+def load_batches(config: Any, records: Records, mesh: jax.sharding.Mesh, step: int, last_step: int) -> Batches:
     """The batches from `step` on, decoded by worker processes and put onto the devices ahead of time."""
     sharding, size = meshes.batch_sharding(mesh), config.optim.batch_size
     options = {"workers": config.data.workers, "prefetch": config.data.prefetch, "share": share_of(sharding, size)}
@@ -127,8 +155,10 @@ def loop(
     return evaluation
 
 
-def initial_state(config, localizer, tx, mesh, workdir: pathlib.Path, checkpoints: Checkpoints) -> TrainState:
-    """The newest checkpoint's state, or a new one; every array made where it will lie."""
+def initial_state(
+    config, localizer, tx, mesh, workdir: pathlib.Path, checkpoints: Checkpoints, start: Params | None = None
+) -> TrainState:
+    """The newest checkpoint's state, or a new one (from `start`, as far as given); arrays made where they will lie."""
     trained = configs.trained_collections(config)
     if checkpoints.steps():
         like = abstract_params(config, localizer, mesh)
@@ -139,7 +169,7 @@ def initial_state(config, localizer, tx, mesh, workdir: pathlib.Path, checkpoint
         restored = checkpoints.restore(placed)
         if restored is not None:
             return restored.replace(frozen=load_frozen(workdir, placed.frozen))
-    params = initial_params(config, localizer, mesh)
+    params = initial_params(config, localizer, mesh, start)
     save_frozen(workdir, split(params, trained)[1])
     shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), params)
     return jax.jit(lambda params: create(params, trained, localizer, tx), out_shardings=meshes.shardings(shapes, mesh))(

@@ -8,8 +8,12 @@ import pytest
 from tadjax.train import train
 from tests.test_config import FILES, load
 
+# The programs of anet_tsm18_lofi.py on other data, or ones that compile for a minute.
+SLOW = ("anet_r2plus1d_lofi", "anet_tsm50_lofi", "hacs_tsm18_lofi")
+TWINS = [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in FILES]
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+@pytest.mark.parametrize("path", TWINS)
 def test_the_twin_trains_and_is_evaluated(path, small_data, tmp_path):
     config = load(path, "tiny")
     config.data.annotations = str(small_data / "annotations.json")

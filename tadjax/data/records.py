@@ -236,6 +236,11 @@ class TrainSet:
     def __len__(self) -> int:
         return len(self._windows)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a record's frames."""
+        return self.sampling.frames, *self.canvas, 3
+
     def order(self, epoch: int) -> np.ndarray:
         """int64 [R]: the windows of an epoch in the order in which they come.
 

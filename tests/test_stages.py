@@ -1,0 +1,125 @@
+"""LoFi-E2E's stages as one job: what each is given and leaves, and that a stopped job ends as an undisturbed one."""
+
+import json
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from configs import anet_tsm18_lofi
+from tadjax import config as configs
+from tadjax import train as training
+from tadjax.evaluate import evaluate_run
+from tadjax.runs import load_run
+from tadjax.stages import stage_config, train_stages
+from tests.conftest import make_small_config
+from tests.test_train import assert_same_bits
+
+WEIGHTS = {"acp": "weights/tsm_r18", "imagenet": "weights/tsm_r18_imagenet"}
+
+
+def small_job(small_data):
+    """A tiny ViT, a head that compiles quickly, the low budget; a step or two a stage."""
+    config = make_small_config(small_data)
+    config.head.name, config.adaptation.method = "classifier", "full"
+    config.features.dtype = "float32"
+    config.augment.policy = "none"
+    config.lofi.schedule, config.lofi.low, config.lofi.side_multiple = "low", (2, 2.0), 16
+    config.window.size, config.window.short_side = 64, 64
+    config.window.sampling = config.window.eval_sampling = "resize"  # features are then of the very windows evaluated
+    config.lofi.stages = ("warmup", "encoder", "head")
+    config.lofi.warmup_epochs = config.optim.epochs = 1
+    config.optim.backbone_lr = 1e-3
+    config.optim.batch_size, config.lofi.head_optim.batch_size = 5, 5
+    config.lofi.head_optim.epochs = 2
+    config.lofi.head_optim.ema_decay = config.optim.ema_decay = 0.0
+    config.evaluation.tiou = (0.05, 0.1)  # single steps are what this head proposes
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 1, 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(small_data, tmp_path_factory):
+    config = small_job(small_data)
+    workdir = tmp_path_factory.mktemp("job")
+    return config, workdir, train_stages(config, workdir)
+
+
+def params(config, workdir, stage: str) -> dict:
+    return load_run(stage_config(config, stage, workdir), workdir / stage, best=stage == "head").params
+
+
+def test_weights_are_handed_on(finished):
+    config, workdir, _ = finished
+    warmup, encoder, head = (params(config, workdir, stage) for stage in config.lofi.stages)
+    first = jax.jit(load_run(config, workdir).localizer.init)(jax.random.key(config.seed))
+    assert_same_bits(warmup["backbone"], first["backbone"])
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), encoder["backbone"], warmup["backbone"])
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    assert float(np.abs(warmup["head"]["out"]["kernel"] - first["head"]["out"]["kernel"]).max()) > 0
+    whole = load_run(config, workdir).params
+    assert_same_bits(whole["backbone"], encoder["backbone"])
+    assert_same_bits(whole["head"], head["head"])
+
+
+def test_features_are_those_of_the_trained_encoder_at_full_fidelity(finished):
+    config, workdir, _ = finished
+    rules = json.loads((workdir / "features" / "features.json").read_text())
+    assert rules["width"] == 48
+    assert len(list((workdir / "features").glob("**/*.npy"))) == 7  # training and validation
+
+
+def test_the_result_is_a_run_that_evaluates_from_videos_as_its_last_stage_did(finished):
+    config, workdir, metrics = finished
+    assert metrics["average_mAP"] > 1
+    assert metrics["average_mAP"] == pytest.approx(evaluate_run(config, workdir)["average_mAP"], abs=1e-3)
+
+
+def test_a_finished_job_is_not_done_again(finished, monkeypatch):
+    config, workdir, metrics = finished
+    monkeypatch.setattr("tadjax.stages.train", lambda *_, **__: pytest.fail("trained again"))
+    assert train_stages(config, workdir)["average_mAP"] == metrics["average_mAP"]
+
+
+def test_a_job_stopped_at_every_step_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
+    config, undisturbed, metrics = finished
+    stopped = threading.Event()
+    stopped.set()
+    monkeypatch.setattr(training, "on_sigterm", lambda: stopped)
+    assert train_stages(config, tmp_path) == {}  # the first step of the head's two epochs is not its last
+    found = train_stages(config, tmp_path)
+    assert found == metrics
+    assert_same_bits(load_run(config, tmp_path).params, load_run(config, undisturbed).params)
+
+
+@pytest.mark.parametrize("variant", [*anet_tsm18_lofi.FIDELITIES, *anet_tsm18_lofi.BASELINES])
+def test_every_stage_of_every_method_is_a_right_config(variant, tmp_path):
+    config = anet_tsm18_lofi.get_config(variant)
+    configs.check(config, configs.reference())
+    for stage in config.lofi.stages:
+        of_stage = stage_config(config, stage, tmp_path)
+        configs.check(of_stage, configs.reference())
+        assert tuple(of_stage.lofi.stages) == ()
+        trained = {"warmup": ("head",), "head": ("head",)}.get(stage, ("backbone", "head"))
+        assert configs.trained_collections(of_stage) == trained
+        optim = of_stage.optim
+        recipe = (optim.optimizer, optim.head_lr, optim.step_epochs, optim.step_factor, optim.batch_size)
+        assert recipe == (("adam", 1e-3, 5, 0.1, 16) if trained == ("head",) else ("sgd", 0.1, 5, 0.5, 16))
+        assert bool(of_stage.features.path) == (stage == "head")
+        assert of_stage.data.class_agnostic == (stage != "classify")
+    steps = 25 if variant.endswith("25") else 100
+    assert config.window.feature_length == config.head.gtad.durations == steps
+    assert config.backbone.weights == WEIGHTS.get(variant, "weights/tsm_r18")
+
+
+def test_the_best_of_the_searched_rates_is_the_result(finished, tmp_path):
+    config, workdir, _ = finished
+    config = config.copy_and_resolve_references()
+    config.lofi.stages, config.lofi.head_lrs = ("head",), (1e-5, 1e-2)
+    config.adaptation.method = "none"
+    metrics = train_stages(config, tmp_path)
+    found = [json.loads((tmp_path / f"head_lr_{rate}" / "metrics.json").read_text()) for rate in ("1e-05", "0.01")]
+    best = max(found, key=lambda one: one["average_mAP"])
+    assert metrics["average_mAP"] >= best["average_mAP"]
+    assert not (tmp_path / "head").exists()
