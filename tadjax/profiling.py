@@ -23,6 +23,7 @@ from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import abstract_params
 from tadjax.train import view
+from tadjax.training import fidelity
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, make_train_step
 
@@ -44,29 +45,43 @@ def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[st
     """Prints the numbers, writes them to workdir/profile.json, and returns them.
 
     topology: see tadjax/topologies.py; None for the devices at hand. A step that needs more memory than a chip has is a
-    finding, not an error: "fits" is then false. ConfigError for a topology that cannot be described here.
+    finding, not an error: "fits" is then false. ConfigError for a topology that cannot be described here. Of training
+    at low fidelity the numbers are those of each fidelity, by name, beside full fidelity's.
     """
     if topology:
         jax.config.update("jax_platforms", "cpu")  # compiling for other chips needs none of this machine's
     chips = topologies.describe(topology) if topology else topologies.at_hand()
+    lower = fidelity.configs(config)
+    if "full" in lower:
+        numbers = _numbers(config, chips, topology)
+        text = _table(numbers)
+    else:
+        lower["full"] = fidelity.at(config, "full")
+        numbers = {name: _numbers(at, chips, topology) for name, at in lower.items()}
+        text = _fidelities(numbers)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "profile.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(text, file=sys.stderr)
+    return numbers
+
+
+def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict[str, Any]:
+    """All numbers of one config's step."""
     mesh = meshes.make_mesh(config.mesh, chips.devices)
     step = training_step(config, mesh, chips.platform)
     numbers = {"topology": topology or "at hand", "chip": chips.name, "chips": len(chips.devices)}
+    numbers |= {"feature_length": config.window.feature_length, "size": config.window.size}
     numbers |= _parameters(config, step) | _operations(config, chips)
     compiled, plan = _compile(step, chips)
     numbers |= plan
     if not topology and compiled is not None:
         numbers |= _measure(compiled, step, mesh, sampling_of(config, train=True).frames)
-    numbers["verdict"] = _verdict(config, numbers)
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "profile.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    print(_table(numbers), file=sys.stderr)
-    return numbers
+    return numbers | {"verdict": _verdict(config, numbers)}
 
 
 def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
     """The step that tadjax/train.py runs, for `config.optim.batch_size` windows, on a mesh of any devices."""
-    localizer = build(config, CLASSES, platform)
+    localizer = build(config, 1 if config.data.class_agnostic else CLASSES, platform)
     tx = make_optimizer(config.optim, 100)
     trained = configs.trained_collections(config)
     shapes = jax.eval_shape(
@@ -234,3 +249,17 @@ def _table(numbers: dict[str, Any]) -> str:
 
     width = max(len(name) for name in numbers)
     return "\n".join(f"{name:{width}}  {shown(name, value)}" for name, value in numbers.items())
+
+
+def _fidelities(numbers: dict[str, dict[str, Any]]) -> str:
+    """A line for each fidelity: what it costs by itself and by full fidelity."""
+    full = numbers["full"]
+    lines = [f"{'fidelity':10}{'steps':>6}{'pixels':>8}{'operations':>13}{'of full':>9}{'memory a chip':>16}  fits"]
+    for name, one in numbers.items():
+        needed = one["peak_bytes_per_chip"]
+        memory = "too much" if needed is None else f"{needed / GIB:.2f} GiB"
+        lines.append(
+            f"{name:10}{one['feature_length']:6}{one['size']:8}{one['flops'] / 1e12:11.2f} T"
+            f"{one['flops'] / full['flops']:9.2f}{memory:>16}  {'yes' if one['fits'] else 'no'}"
+        )
+    return "\n".join(lines)
