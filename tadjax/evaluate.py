@@ -24,6 +24,7 @@ from tadjax.metrics.average_precision import average_precision
 from tadjax.metrics.instances import GroundTruth, align, read_ground_truth
 from tadjax.metrics.recall import top_kx_recall
 from tadjax.parallel import mesh as meshes
+from tadjax.parallel.shard import spread
 from tadjax.runs import load_run, read_blocked, read_subset
 from tadjax.training.log import progress
 
@@ -50,17 +51,17 @@ class Evaluator:
         """Detections of every video of the subset, best first."""
         config = self.config
         settings = PostSettings(**config.post)
-        sharding = meshes.batch_sharding(self.mesh)
         size = config.evaluation.batch_size
         loaded = evaluation_batches(
             self.records,
             size,
-            share=share_of(sharding, size),
+            share=share_of(meshes.batch_sharding(self.mesh), size),
             workers=min(config.data.workers, len(self.records)),
             prefetch=config.data.prefetch,
         )
         found: dict[str, list[Detections]] = defaultdict(list)
-        with to_device(loaded, sharding) as batches, progress("evaluating", loaded.length) as advance:
+        on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh))
+        with on_mesh as batches, progress("evaluating", loaded.length) as advance:
             previous = None
             for batch in batches:
                 shown = batch["features"] if self.config.features.path else batch["frames"]
@@ -115,7 +116,8 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """--mode=evaluate: the best checkpoint of a run on the evaluation subset; writes results.json, evaluation.json."""
     run = load_run(config, workdir)
     mesh = meshes.make_mesh(config.mesh)
-    evaluator = Evaluator(config, build(config, len(run.classes)), mesh, run.classes, workdir / "index")
+    localizer = spread(build(config, len(run.classes)), mesh)
+    evaluator = Evaluator(config, localizer, mesh, run.classes, workdir / "index")
     metrics, detections = evaluator(run.params)
     print(table(metrics))
     write_results(workdir / "results.json", detections, evaluator.classes)

@@ -33,6 +33,7 @@ from tadjax.data.video import frame_index
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build, resize_in_time
 from tadjax.parallel import mesh as meshes
+from tadjax.parallel.shard import spread
 from tadjax.predict import find_videos, folder_names
 from tadjax.runs import (
     abstract_params,
@@ -151,8 +152,8 @@ class Extractor:
         self._config = alone
         self._sampling = sampling_of(alone, train=False)
         self._sharding = meshes.batch_sharding(mesh)
-        self._batch_size = -(-alone.evaluation.batch_size // mesh.shape["data"]) * mesh.shape["data"]
-        self._steps = jax.jit(localizer.steps)
+        self._batch_size = -(-alone.evaluation.batch_size // mesh.size) * mesh.size
+        self._steps = jax.jit(spread(localizer, mesh).steps)
         self.rules = rules_of(alone, self._sampling, localizer.backbone.width, digest(backbone))
         self.failed: list[str] = []  # a sentence for each video that could not be used
 

@@ -73,43 +73,58 @@ class Localizer:
         rng: draws the stochastic depth of a backbone with adapters inside (on in training, also where the backbone is
         frozen); None for none. valid: bool [B, feature_length], what attention over the window may see; None for all.
         """
-        if self.beside is not None:
-            features = self._features_beside(params, frames, valid)  # [B, T', D]
-            return resize_in_time(features, self.feature_length)
-        return resize_in_time(self.steps(params, frames, rng), self.feature_length)
+        return resize_in_time(self.steps(params, frames, rng, valid), self.feature_length)
 
-    def steps(self, params: dict, frames: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Frames -> the backbone's own steps, float32 [B, T', D], with adapters inside; of snippets, one each."""
-        if self.snippets is None:
-            return self._run(params, frames, rng)
-        return self.snippets.features(lambda *of_group: self._run(params, *of_group), frames, self.feature_length, rng)
-
-    def _run(self, params: dict, frames: jax.Array, rng: jax.Array | None) -> jax.Array:
-        scales = None if rng is None else self.backbone.drop_path(rng, *frames.shape[:2])
-        return inside.run(
-            self.backbone,
-            params["backbone"],
-            frames,
-            adapter=self.adapter,
-            adapter_params=params.get("adapter"),
-            layers=self.layers,
-            branch_scales=scales,
-            memory=self.memory,
-            frozen=not self.trains_backbone,
-        )  # [B, T', D]
-
-    def _features_beside(self, params: dict, frames: jax.Array, valid: jax.Array | None) -> jax.Array:
-        if valid is not None:
+    def steps(
+        self, params: dict, frames: jax.Array, rng: jax.Array | None = None, valid: jax.Array | None = None
+    ) -> jax.Array:
+        """Frames -> features at the backbone's own steps, float32 [B, T', D]; of snippets, one each."""
+        scales = None
+        if self.beside is None:
+            valid = None  # what is padded reaches its neighbours only
+            scales = None if rng is None else self._branch_scales(rng, *frames.shape[:2])
+        elif valid is not None:
             valid = valid_steps(valid, self.backbone.steps(frames.shape[1]))
-        return self.beside.features(
-            self.backbone,
-            params["backbone"],
-            params["adapter"],
-            frames,
-            layers=self.layers,
-            memory=self.memory,
-            valid=valid,
-        )
+        return self.window_features(params, frames, scales, valid)
+
+    def _branch_scales(self, rng: jax.Array, batch: int, frames: int) -> list:
+        """The backbone's draws of stochastic depth; of snippets [layers, branches, B, feature_length, clips]."""
+        if self.snippets is None:
+            return self.backbone.drop_path(rng, batch, frames)
+        drawn = self.backbone.drop_path(rng, batch * self.feature_length, self.snippets.frames)
+        return jax.tree.map(lambda a: a.reshape(*a.shape[:2], batch, self.feature_length, *a.shape[3:]), drawn)
+
+    def window_features(
+        self, params: dict, frames: jax.Array, scales: list | None, valid: jax.Array | None
+    ) -> jax.Array:
+        """`steps`, of draws of stochastic depth that are made (None: none), and of valid steps [B, T'] (None: all)."""
+        if self.beside is not None:
+            return self.beside.features(
+                self.backbone,
+                params["backbone"],
+                params["adapter"],
+                frames,
+                layers=self.layers,
+                memory=self.memory,
+                valid=valid,
+            )
+
+        def run(frames: jax.Array, scales: list | None) -> jax.Array:
+            return inside.run(
+                self.backbone,
+                params["backbone"],
+                frames,
+                adapter=self.adapter,
+                adapter_params=params.get("adapter"),
+                layers=self.layers,
+                branch_scales=scales,
+                memory=self.memory,
+                frozen=not self.trains_backbone,
+            )
+
+        if self.snippets is None:
+            return run(frames, scales)
+        return self.snippets.features(run, frames, self.feature_length, scales)
 
     def losses(
         self, params: dict, state: dict, batch: Batch, *, rng: jax.Array | None = None, train: bool = True

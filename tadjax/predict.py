@@ -33,6 +33,7 @@ from tadjax.detections.results import write_results
 from tadjax.detections.settings import PostSettings
 from tadjax.errors import ConfigError, DataError, TadjaxError
 from tadjax.parallel import mesh as meshes
+from tadjax.parallel.shard import spread
 from tadjax.report.exports import clock, to_csv, to_srt, to_vtt, write_whole
 from tadjax.report.page import write_page
 from tadjax.report.timeline import Instances, draw_timeline
@@ -122,7 +123,7 @@ class Predictor:
     def __init__(self, run: Run):
         config = run.config
         mesh = meshes.make_mesh(config.mesh)
-        size = mesh.shape["data"]
+        size = meshes.videos_at_once(mesh)
         self.classes = run.classes
         self._params = run.params
         self._config = config
@@ -130,7 +131,7 @@ class Predictor:
         self._settings = PostSettings(**config.post)
         self._sharding = meshes.batch_sharding(mesh)
         self._batch_size = -(-config.evaluation.batch_size // size) * size
-        self._candidates = jax.jit(run.localizer.candidates)
+        self._candidates = jax.jit(spread(run.localizer, mesh).candidates)
 
     def predict(
         self,

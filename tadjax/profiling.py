@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
+from tadjax.parallel.shard import spread
 from tadjax.runs import abstract_params
 from tadjax.train import view
 from tadjax.training import fidelity
@@ -81,7 +83,7 @@ def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict
 
 def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
     """The step that tadjax/train.py runs, for `config.optim.batch_size` windows, on a mesh of any devices."""
-    localizer = build(config, 1 if config.data.class_agnostic else CLASSES, platform)
+    localizer = spread(build(config, 1 if config.data.class_agnostic else CLASSES, platform), mesh)
     tx = make_optimizer(config.optim, 100)
     trained = configs.trained_collections(config)
     shapes = jax.eval_shape(
@@ -101,10 +103,10 @@ def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
         donate_argnums=0,
         out_shardings=(placed, None),
     )
-    return Step(function, state, _batch(config, meshes.batch_sharding(mesh)))
+    return Step(function, state, _batch(config, meshes.batch_shardings(mesh)))
 
 
-def _batch(config: Any, sharding: jax.sharding.Sharding) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(config: Any, shardings: Mapping[str, jax.sharding.Sharding]) -> dict[str, jax.ShapeDtypeStruct]:
     b, t, length = config.optim.batch_size, sampling_of(config, train=True).frames, config.window.feature_length
     height, width = canvas_size(config.window.short_side, config.data.max_aspect)
     pictures = {"frames": ((b, t, height, width, 3), jnp.uint8)}
@@ -121,7 +123,7 @@ def _batch(config: Any, sharding: jax.sharding.Sharding) -> dict[str, jax.ShapeD
         "segment_valid": ((b, SEGMENTS), jnp.bool_),
         "video": ((b,), jnp.int32),
     }
-    return {name: jax.ShapeDtypeStruct(*shape, sharding=sharding) for name, shape in shapes.items()}
+    return {name: jax.ShapeDtypeStruct(*shape, sharding=shardings[name]) for name, shape in shapes.items()}
 
 
 def _parameters(config: Any, step: Step) -> dict[str, Any]:

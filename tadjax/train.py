@@ -23,6 +23,7 @@ from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.localizer import Batch, build
 from tadjax.parallel import mesh as meshes
+from tadjax.parallel.shard import spread
 from tadjax.runs import (
     Params,
     abstract_params,
@@ -66,7 +67,7 @@ def train(
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
     mesh = meshes.make_mesh(config.mesh)
-    localizer = build(config, len(classes))
+    localizer = spread(build(config, len(classes)), mesh)
     evaluator = Evaluator(config, localizer, mesh, classes, index)
     tx = make_optimizer(config.optim, epoch)
     train_step = step_of_any_shape(
@@ -87,7 +88,7 @@ def train(
 def step_of(config: Any, classes: int, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Callable:
     """The train step of a config."""
     return make_train_step(
-        build(config, classes),
+        spread(build(config, classes), mesh),
         tx,
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,
@@ -107,9 +108,10 @@ def step_of_any_shape(steps: dict[tuple[int, ...], Callable]) -> Callable:
 
 def load_batches(config: Any, records: Records, mesh: jax.sharding.Mesh, step: int, last_step: int) -> Batches:
     """The batches from `step` on, decoded by worker processes and put onto the devices ahead of time."""
-    sharding, size = meshes.batch_sharding(mesh), config.optim.batch_size
-    options = {"workers": config.data.workers, "prefetch": config.data.prefetch, "share": share_of(sharding, size)}
-    return to_device(train_batches(records, size, start_step=step, stop_step=last_step, **options), sharding)
+    size, share = config.optim.batch_size, share_of(meshes.batch_sharding(mesh), config.optim.batch_size)
+    options = {"workers": config.data.workers, "prefetch": config.data.prefetch, "share": share}
+    batches = train_batches(records, size, start_step=step, stop_step=last_step, **options)
+    return to_device(batches, meshes.batch_shardings(mesh))
 
 
 def loop(
@@ -178,12 +180,13 @@ def initial_state(
 
 
 def view(config: Any, mesh: jax.sharding.Mesh) -> Callable[[Batch], jax.Array]:
-    """What turns a batch's canvases into the frames that the backbone sees, each device its own videos."""
+    """What turns a batch's canvases into the frames that the backbone sees, each device its own frames."""
     if config.features.path:
         return lambda batch: batch["features"]
     augmented = functools.partial(augment, size=config.window.size, settings=Augmentation(**config.augment))
-    by_video = meshes.BATCH
-    sharded = jax.shard_map(augmented, mesh=mesh, in_specs=(by_video,) * 4, out_specs=by_video, check_vma=False)
+    frames, video = meshes.FRAMES, meshes.VIDEOS
+    in_specs = (frames, video, video, video)
+    sharded = jax.shard_map(augmented, mesh=mesh, in_specs=in_specs, out_specs=frames, check_vma=False)
     return lambda batch: sharded(*(batch[name] for name in ("frames", "frame_size", "portrait", "augment_seed")))
 
 

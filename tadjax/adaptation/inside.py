@@ -85,7 +85,7 @@ def _run_stage(
 
     def step(x: Any, layer: tuple[Any, Any, jax.Array | None]) -> tuple[Any, None]:
         adapter_before, params, scale = layer
-        params = pick_layer(stage.params, params) if frozen else params
+        params = stage.whole(pick_layer(stage.params, params) if frozen else params)
         return block(params, adapt(adapter_before, x), scale), None
 
     used = 0

@@ -49,6 +49,7 @@ class Losa:
     "random" (0 to 1) are what learned gates start from; "cosine" is not learned but the similarity of a layer's adapted
     features with F_N, both averaged over time. short_range_clips: clips on either side that the short range reaches;
     -1 = all of the window, as published. positions: "sincos" adds the time step's position to queries and keys.
+    gather: see taps.run.
     """
 
     width: int = 0
@@ -60,6 +61,7 @@ class Losa:
     short_range_clips: int = -1
     positions: str = "none"
     dtype: Any = jnp.float32
+    gather: taps.Gather = taps.all_here
 
     def init(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
         """Random float32 parameters.
@@ -138,6 +140,7 @@ class Losa:
             layers=(*layers, backbone.depth - 1),
             storage=memory.taps,
             clips_per_group=memory.clips_per_group,
+            gather=self.gather,
         )
         times = stacks.split(adapters["time"], stages) if "time" in adapters else {}
         f = dict(zip(convs, collected, strict=True))

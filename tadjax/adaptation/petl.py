@@ -12,6 +12,7 @@ The plain adapter, TIA without its residual, and other kernels are fields of the
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,12 +29,14 @@ class ShiftedAttention(nn.Module):
     """LongLoRA-style: x [B, T', h, w, D] -> what is added to x. Each position attends over time in groups of steps.
 
     In half of the heads the sequence is shifted by half a group, so that neighbouring groups see each other; the ends
-    of the window meet there, as published. The output projection starts at zero.
+    of the window meet there, as published. The output projection starts at zero. `roll` shifts along the time axis
+    where this is a shard of the window.
     """
 
     heads: int
     group_steps: int = 16
     dtype: Any = jnp.float32
+    roll: Callable[..., jax.Array] = jnp.roll
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -44,13 +47,13 @@ class ShiftedAttention(nn.Module):
         qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=nn.initializers.truncated_normal(0.02), name="qkv")(x)
         qkv = qkv.reshape(b, t, h * w, 3, self.heads, d // self.heads)
         half = self.heads // 2
-        shifted = jnp.concatenate([qkv[..., :half, :], jnp.roll(qkv[..., half:, :], -(group // 2), axis=1)], axis=-2)
+        shifted = jnp.concatenate([qkv[..., :half, :], self.roll(qkv[..., half:, :], -(group // 2), axis=1)], axis=-2)
         grouped = shifted.reshape(b, t // group, group, h * w, 3, self.heads, d // self.heads)
         grouped = jnp.moveaxis(grouped, 3, 2).reshape(-1, group, 3, self.heads, d // self.heads)  # a position a row
         out = attention(grouped[:, :, 0], grouped[:, :, 1], grouped[:, :, 2])
         out = jnp.moveaxis(out.reshape(b, t // group, h * w, group, self.heads, d // self.heads), 2, 3)
         out = out.reshape(b, t, h * w, self.heads, d // self.heads)
-        out = jnp.concatenate([out[..., :half, :], jnp.roll(out[..., half:, :], group // 2, axis=1)], axis=-2)
+        out = jnp.concatenate([out[..., :half, :], self.roll(out[..., half:, :], group // 2, axis=1)], axis=-2)
         project = nn.Dense(d, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj")
         return project(out.reshape(b, t, h, w, d))
 
@@ -89,7 +92,7 @@ class _InBlocks:
 
         def step(x: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
             index, adapter = layer
-            frozen = pick_layer(stage.params, index)
+            frozen = stage.whole(pick_layer(stage.params, index))
             return (without(frozen, x, None) if adapter is None else with_adapter((frozen, adapter), x, None)), None
 
         x, used = backbone.embed(params, frames), 0

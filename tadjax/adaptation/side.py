@@ -32,10 +32,12 @@ class Side:
 
     base: "last", the backbone's last layer, or "listed", the last layer with an adapter, which is the published code's
     reading (the layers above it are then not run). All published recipes adapt the last layer, where both agree.
+    gather: see taps.run.
     """
 
     tia: Tia
     base: str = "last"
+    gather: taps.Gather = taps.all_here
 
     @property
     def pooled(self) -> bool:
@@ -79,6 +81,7 @@ class Side:
             storage=memory.taps,
             clips_per_group=memory.clips_per_group,
             to_the_end=self.base == "last",
+            gather=self.gather,
         )
         y = x_n
         for of_stage, outputs in zip(of_stages, collected, strict=True):

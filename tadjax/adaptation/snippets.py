@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadjax.adaptation.inside import join_groups
+from tadjax.adaptation.inside import join_groups, split_groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,29 +24,31 @@ class Snippets:
 
     def features(
         self,
-        run: Callable[[jax.Array, jax.Array | None], jax.Array],
+        run: Callable[[jax.Array, list | None], jax.Array],
         frames: jax.Array,
         length: int,
-        rng: jax.Array | None,
+        scales: list | None,
     ) -> jax.Array:
         """Frames [B, F, H, W, 3] -> features [B, length, D], the mean of each snippet's steps.
 
         The first frames of successive snippets are F's (F - S) / (length - 1) frames apart: they share the frames in
-        which they overlap (tadjax/data/sampling.py). run: (frames [n, S, H, W, 3], rng) -> [n, T', D]. Groups are
-        recomputed one by one in the backward pass. ValueError if the snippets are no whole number of groups.
+        which they overlap (tadjax/data/sampling.py). run: (frames [n, S, H, W, 3], their scales) -> [n, T', D].
+        scales: draws of stochastic depth [layers, branches, B, length, clips], one array a stage. Groups are recomputed
+        one by one in the backward pass. ValueError if the snippets are no whole number of groups.
         """
         batch, total, *picture = frames.shape
         groups = length // (self.per_group or length)
         if self.per_group and length % self.per_group:
             raise ValueError(f"{length} snippets are no whole number of groups of {self.per_group}")
         first = np.arange(length) * ((total - self.frames) // max(length - 1, 1))
-        keys = None if rng is None else jax.random.split(rng, groups)
+        scales = jax.tree.map(lambda a: split_groups(a, 3, groups), scales)
 
         @jax.checkpoint
-        def of_group(group: tuple[jax.Array, jax.Array | None]) -> jax.Array:
-            first, rng = group
+        def of_group(group: tuple[jax.Array, list | None]) -> jax.Array:
+            first, scales = group
+            scales = jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1, *a.shape[4:]), scales)  # B * G snippets
             index = first[:, None] + jnp.arange(self.frames)
             snippets = frames[:, index].reshape(-1, self.frames, *picture)  # [B * G, S, H, W, 3]
-            return run(snippets, rng).mean(1).reshape(batch, len(first), -1)  # [B, G, D]
+            return run(snippets, scales).mean(1).reshape(batch, len(first), -1)  # [B, G, D]
 
-        return join_groups(jax.lax.map(of_group, (jnp.asarray(first).reshape(groups, -1), keys)), 1)
+        return join_groups(jax.lax.map(of_group, (jnp.asarray(first).reshape(groups, -1), scales)), 1)

@@ -30,6 +30,13 @@ from tadjax.backbones.vit import Stage, feature_map
 STORAGES = ("store", "store_int8", "recompute", "offload")
 
 Tap = Callable[[Any, jax.Array], jax.Array]  # (one layer's tap parameters, its feature map) -> [B, T_i, k]
+Gather = Callable[[jax.Array, int], jax.Array]  # (a shard of a window, its time axis) -> the whole window
+
+
+def all_here(x: jax.Array, axis: int) -> jax.Array:
+    """The window's other shards: there are none."""
+    del axis
+    return x
 
 
 def run(
@@ -43,12 +50,14 @@ def run(
     storage: str = "recompute",
     clips_per_group: int = 0,
     to_the_end: bool = True,
+    gather: Gather = all_here,
 ) -> tuple[list[jax.Array], jax.Array]:
     """Frames [B, T, H, W, 3] in 0..255 -> (taps, the last layer's pooled features float32 [B, T', D]).
 
     layers: the tapped layers, ascending, counted from 0 over all stages. tap_params, and the taps that come back: one
     entry a stage that has tapped layers, stacked on a leading layer axis; a tap is [n, B, T_i, k]. to_the_end: run
-    all layers; otherwise the last tapped layer is the last.
+    all layers; otherwise the last tapped layer is the last. gather: where `frames` are a shard of the window, joins
+    what comes back (it is small: pooled) over all shards.
 
     Differentiable with respect to tap_params alone; the rest is frozen: its gradient is zero and never computed. There
     is no stochastic depth, or the two passes of `recompute` would disagree. ValueError if the window's clips are no
@@ -65,7 +74,7 @@ def run(
         [part(tap_params[run_.entry], run_.taps.start, len(run_.taps)) for run_ in tapped], params, frames
     )
     of_stages = [[t for t, run_ in zip(taps, tapped, strict=True) if run_.entry == i] for i in range(len(tap_params))]
-    return [jnp.concatenate(parts) for parts in of_stages], last
+    return [gather(jnp.concatenate(parts), 2) for parts in of_stages], gather(last, 1)
 
 
 class _Run(NamedTuple):
@@ -181,7 +190,7 @@ def _scan(stage: Stage, layers: range, x: Any, given: Any, of_layer: Callable) -
 
     def step(x: Any, layer: tuple) -> tuple[Any, Any]:
         index, given = layer
-        x = stage.block(pick_layer(stage.params, index), x, None)
+        x = stage.block(stage.whole(pick_layer(stage.params, index)), x, None)
         return x, of_layer(feature_map(x), given)
 
     if len(layers) == 1:  # it may change x's shape, which no scan can carry

@@ -22,10 +22,11 @@ from tadjax.adaptation.tia import dense
 
 @dataclasses.dataclass(frozen=True)
 class Unipt:
-    """ratio: mapping size by the backbone's width."""
+    """ratio: mapping size by the backbone's width. gather: see taps.run."""
 
     ratio: float = 0.5
     dtype: Any = jnp.float32
+    gather: taps.Gather = taps.all_here
 
     def init(self, key: jax.Array, backbone: Any, layers: tuple[int, ...]) -> dict:
         """Random float32 parameters; "down" and its norm are stacked over the layers and, last, layer N."""
@@ -65,6 +66,7 @@ class Unipt:
             tap_params=[jnp.zeros((len(layers) + 1, 0))],
             layers=(*layers, depth - 1),
             clips_per_group=memory.clips_per_group,
+            gather=self.gather,
         )
         return last + self.interact(adapters, collected[0], valid)
 

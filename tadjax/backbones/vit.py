@@ -43,12 +43,14 @@ class Stage:
     """Blocks of one kind, which one scan can run.
 
     params: stacked on a leading layer axis. block: (one layer's params, x, branch_scale) -> x. clip_steps: steps of x's
-    time axis that see each other in a block; 0 = all of the window.
+    time axis that see each other in a block; 0 = all of the window. whole: puts one layer's params together, where
+    devices hold pieces of them.
     """
 
     params: Any
     block: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
     clip_steps: int = 0
+    whole: Callable[[Any], Any] = lambda layer: layer
 
 
 def feature_map(x: Any) -> jax.Array:

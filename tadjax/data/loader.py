@@ -62,8 +62,8 @@ def share_of(sharding: Sharding, batch_size: int) -> Share:
         parts = sharding.addressable_devices_indices_map((batch_size,)).values()
     except ValueError as error:
         raise ConfigError(
-            f"a batch of {batch_size} cannot be split evenly over the mesh's data axis; "
-            "set config.optim.batch_size and config.evaluation.batch_size to multiples of config.mesh.data"
+            f"a batch of {batch_size} cannot be split evenly over the mesh's data and fsdp axes; set config.optim."
+            "batch_size and config.evaluation.batch_size to multiples of config.mesh.data * config.mesh.fsdp"
         ) from error
     held = sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
     start, size = held[0], len(held)

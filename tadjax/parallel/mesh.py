@@ -1,9 +1,14 @@
-"""Which device holds what: one mesh, and one table from parameter paths and batch entries to its axes.
+"""Which device holds what: one mesh, and one table from parameter paths and activations to its axes.
 
-Axes: data (videos), clip (the clips of one window), fsdp (frozen weights).
+Axes: data (videos), clip (the clips of one window), fsdp (weights of the backbone; each of its devices has its own
+videos too, so that none repeats another's work). A window's neighbouring clips lie on neighbouring devices: the mesh
+takes them in JAX's order, in which those of one host follow one another.
 """
 
+import math
 import re
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,10 +20,21 @@ from tadjax.errors import ConfigError
 
 AXES = ("data", "clip", "fsdp")
 
-# The first pattern that matches a state's path names its axes. What is trained is small: replicated, as its optimizer
-# state is.
-RULES = ((r".*", P()),)
-BATCH = P("data")  # every entry of a batch, by its leading axis
+# Parameters, and all that has their paths within a state (EMA, optimizer): the first pattern that matches the end of a
+# path names the axes of the array's last dimensions. Adapters and heads are small: every device has all of them.
+RULES = (
+    (r"backbone/(blocks|stage\d+|layer\d+)/.*kernel", ("fsdp",)),  # [..., inputs, outputs], gathered layer by layer
+    (r"backbone/.*", ()),  # embedding, norms, biases
+    (r"adapter/.*", ()),
+    (r"head/.*", ()),
+    (r"head_state/.*", ()),
+    (r"step|skipped|count", ()),
+)
+
+# Activations and entries of a batch.
+VIDEOS = P(("data", "fsdp"))  # [B, ...]: features, labels, masks, sizes, seeds
+FRAMES = P(("data", "fsdp"), "clip")  # [B, T, ...]
+BRANCH_SCALES = P(None, None, ("data", "fsdp"), "clip")  # [layers, branches, B, clips]: stochastic depth
 
 
 def make_mesh(sizes: Any, devices: list | None = None) -> Mesh:
@@ -35,15 +51,50 @@ def make_mesh(sizes: Any, devices: list | None = None) -> Mesh:
     return Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def specs(tree: Any) -> Any:
+    """The axes of every leaf of a state or of params (arrays or ShapeDtypeStructs), by RULES. ValueError names what no
+    rule covers."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _spec(_name(path), len(leaf.shape)), tree)
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """The sharding of every leaf of a state (arrays or ShapeDtypeStructs), by RULES."""
+    """The sharding of every leaf of a state or of params, by RULES. ConfigError if an axis of the mesh does not divide
+    a dimension."""
 
-    def of(path: tuple, _: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path)
-        return NamedSharding(mesh, next(spec for pattern, spec in RULES if re.fullmatch(pattern, name)))
+    def of(path: tuple, leaf: Any, spec: P) -> NamedSharding:
+        for size, axis in zip(leaf.shape, spec, strict=True):
+            if axis and size % mesh.shape[axis]:
+                fitting = [n for n in range(1, size + 1) if size % n == 0 and n <= 2 * mesh.shape[axis]]
+                raise ConfigError(
+                    f"config.mesh.{axis} = {mesh.shape[axis]}: {_name(path)} has {size} columns, which cannot be split "
+                    f"evenly over so many devices; {', '.join(map(str, fitting))} would do"
+                )
+        return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    return jax.tree_util.tree_map_with_path(of, tree, specs(tree))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, BATCH)
+    """Of every entry of a batch but its frames: by the leading axis."""
+    return NamedSharding(mesh, VIDEOS)
+
+
+def batch_shardings(mesh: Mesh) -> Mapping[str, NamedSharding]:
+    """Of every entry of a batch, by its name."""
+    return defaultdict(lambda: batch_sharding(mesh), frames=NamedSharding(mesh, FRAMES))
+
+
+def videos_at_once(mesh: Mesh) -> int:
+    """A batch must be a multiple of it."""
+    return math.prod(mesh.shape[axis] for axis in VIDEOS[0])
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _spec(name: str, rank: int) -> P:
+    for pattern, axes in RULES:
+        if re.fullmatch(f"(.*/)?({pattern})", name):
+            return P(*[None] * (rank - len(axes)), *axes)
+    raise ValueError(f"no rule of tadjax/parallel/mesh.py covers {name}")

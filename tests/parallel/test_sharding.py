@@ -1,0 +1,61 @@
+"""A training step on a mesh of devices is the single device's, and sends no more between them than it must."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.parallel import equality
+
+ROOT = pathlib.Path(__file__).parents[2]
+METHODS = ("tia", "side", "losa")
+MESHES = ("8x1x1", "2x4x1", "1x8x1", "2x2x2", "1x1x8")
+POOLED_BYTES = equality.VIDEOS * 8 * equality.CLIPS * 48 * 4  # features of all windows, float32, at 48 channels
+
+
+@functools.cache
+def trained_on(method: str, *meshes: str) -> dict:
+    command = [sys.executable, "-m", "tests.parallel.equality", method, *meshes]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_equal(report: dict) -> None:
+    for shape, found in report.items():
+        errors = found["errors"]
+        assert set(errors) == {"losses", "gradients", "trained", "ema"}
+        assert max(errors.values()) < 1e-5, (shape, errors)
+
+
+@pytest.mark.parametrize(("method", "mesh"), [("tia", "2x2x2"), ("losa", "1x8x1")])
+def test_three_steps_equal_the_single_devices(method, mesh):
+    assert_equal(trained_on(method, mesh))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_three_steps_equal_the_single_devices_on_every_mesh(method):
+    assert_equal(trained_on(method, *MESHES))
+
+
+def test_no_activations_are_gathered():
+    """A block's activations of a device's one video and clips would be four times its pooled features (2 x 2 patches).
+
+    What a device may gather: the pooled features of its videos, and one layer's weights.
+    """
+    found = trained_on("tia", "2x2x2")["2x2x2"]["collectives"]
+    gathered = [size for kind, size, _ in found if kind == "all-gather"]
+    halos = [(size, times) for kind, size, times in found if kind == "collective-permute"]
+    features = POOLED_BYTES // 4  # of the 2 videos of one of 4 devices
+    assert gathered and max(gathered) <= max(features, 48 * 192 * 4)
+    assert not [kind for kind, _, _ in found if kind == "all-to-all"]
+    # Of one step, 2 x 2 positions and 12 channels, for each of a device's 2 videos.
+    assert {size for size, _ in halos} == {2 * 4 * 12 * 4}
+    # Before and after, in the forward pass, the recomputed one and the backward one of 4 adapters; what the first
+    # adapter's output needs of the backward pass is left out by the compiler.
+    assert 4 * 4 <= sum(times for _, times in halos) <= 4 * 6
