@@ -59,3 +59,23 @@ def test_no_activations_are_gathered():
     # Before and after, in the forward pass, the recomputed one and the backward one of 4 adapters; what the first
     # adapter's output needs of the backward pass is left out by the compiler.
     assert 4 * 4 <= sum(times for _, times in halos) <= 4 * 6
+
+
+def features(*cases: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.parallel.features", *cases]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_features_and_gradients_equal_the_single_devices():
+    """A halo over more than one neighbour, a convolution on the shard and one on what is gathered."""
+    errors = features("full fine-tuning, kernel longer than a shard", "side", "side, kernel over space")
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.slow
+def test_features_and_gradients_of_every_method_equal_the_single_devices():
+    errors = features()
+    assert len(errors) >= 10
+    assert max(errors.values()) < 1e-5, errors

@@ -1,0 +1,96 @@
+"""Features and their gradients, for every method: a window of 4 clips on one device and on 4 x 2, as JSON.
+
+    python -m tests.parallel.features
+
+In a process of its own, because the number of virtual devices is fixed when JAX starts.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import numpy as np
+
+from tadjax.adaptation.inside import Memory
+from tadjax.adaptation.losa import Losa
+from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
+from tadjax.adaptation.side import Side
+from tadjax.adaptation.tia import Tia
+from tadjax.adaptation.unipt import Unipt
+from tadjax.backbones.tsm import Tsm
+from tadjax.config import ConfigDict
+from tadjax.localizer import Localizer
+from tadjax.parallel.mesh import make_mesh, shardings
+from tadjax.parallel.shard import spread
+from tests.adaptation import tiny
+
+MESH = dict(data=1, clip=4, fsdp=2)
+ALL = tuple(range(tiny.BACKBONE.depth))
+
+
+def vit(**fields) -> Localizer:
+    backbone = dataclasses.replace(tiny.BACKBONE, drop_path_rate=0.2)
+    return Localizer(backbone, None, feature_length=20, **{"layers": ALL, **fields})
+
+
+CASES = {
+    "full fine-tuning, kernel longer than a shard": vit(adapter=Tia(6, kernel=(21, 1, 1)), trains_backbone=True),
+    "block inputs in host memory": vit(adapter=Tia(6, kernel=(3, 3, 3)), memory=Memory("offload")),
+    "attention over time in shifted groups": vit(adapter=ShiftedAttention(2, group_steps=8)),
+    "side": vit(beside=Side(Tia(6))),
+    "side, kernel over space": vit(beside=Side(Tia(6, kernel=(3, 3, 3)))),
+    "losa": vit(beside=Losa(width=8, grid=2, gate="one", short_range_clips=1), layers=ALL[:-1]),
+    "unipt": vit(beside=Unipt(), layers=ALL[:-1]),
+    "aim": vit(beside=Aim(), memory=Memory("nested", 1)),
+    "st_adapter": vit(beside=StAdapter(6)),
+    "full fine-tuning of TSM": Localizer(
+        Tsm(depths=(1, 2, 1, 1), bottleneck=False, stem_width=8), None, feature_length=20, trains_backbone=True
+    ),
+}
+
+
+def features_and_gradients(localizer: Localizer, params: dict, frames, valid):
+    trained = {name: params[name] for name in params if name != "backbone" or localizer.trains_backbone}
+
+    def loss(trained):
+        features = localizer.features({**params, **trained}, frames, jax.random.key(3), valid)
+        return (np.linspace(0, 1, features.size).reshape(features.shape) * features**2).sum(), features
+
+    (_, features), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained)
+    return jax.device_get((features, gradients))
+
+
+def random_params(localizer: Localizer) -> dict:
+    key = jax.random.key(0)
+    params = {"backbone": jax.jit(localizer.backbone.init)(key)}
+    if localizer.beside is not None:
+        params["adapter"] = localizer.beside.init(key, localizer.backbone, localizer.layers)
+    if localizer.adapter is not None:
+        x = np.zeros((1, 8, 1, 1, localizer.backbone.width), np.float32)
+        of_layer = jax.vmap(lambda key: localizer.adapter.init(key, x)["params"])
+        params["adapter"] = of_layer(jax.random.split(key, len(localizer.layers)))
+    return tiny.away_from_start(params, 1)
+
+
+def main(cases: list[str]) -> None:
+    mesh = make_mesh(ConfigDict(MESH))
+    frames = tiny.frames(2)
+    valid = np.arange(20) < np.array([[20], [13]])
+    report = {}
+    for case in cases or CASES:
+        localizer = CASES[case]
+        params = random_params(localizer)
+        want = features_and_gradients(localizer, params, frames, valid)
+        placed = jax.device_put(params, shardings(params, mesh))
+        got = features_and_gradients(spread(localizer, mesh), placed, frames, valid)
+        report[case] = tiny.largest_difference(got, want)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
