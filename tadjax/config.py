@@ -428,6 +428,12 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
             f"config.memory.clips_per_group = {groups}: the {frames // CLIP_FRAMES[name]} clips of "
             f"config.window.frames = {frames} are no whole number of groups"
         )
+    clip = config.mesh.clip
+    if clip > 1 and not snippets and name in CLIP_FRAMES and frames // CLIP_FRAMES[name] % clip:
+        yield (
+            f"config.mesh.clip = {clip}: the {frames // CLIP_FRAMES[name]} clips of config.window.frames = {frames} "
+            "cannot be shared out evenly"
+        )
     if name in STEP_FRAMES and frames % STEP_FRAMES[name]:
         yield f"config.window.{field} = {frames} is no multiple of {STEP_FRAMES[name]}, as {name} needs it"
     if name in STEP_FRAMES and groups and not snippets:

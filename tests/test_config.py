@@ -95,6 +95,11 @@ def test_backbones_and_sizes_of_the_config_are_those_there_are():
         ("slowfast", {"backbone.size": "r50", "window.frames": 12}, "is no multiple of 8, as slowfast needs it"),
         ("swin", {"backbone.size": "b"}, "clips_per_group = 4: swin has no clips, it sees the whole window; set it to"),
         ("tsm", {"backbone.size": "r18"}, "config.backbone.drop_path = 0.1: tsm has no stochastic depth; set it to 0"),
+        (
+            "vit",
+            {"mesh.clip": 5},
+            "config.mesh.clip = 5: the 48 clips of config.window.frames = 768 cannot be shared out",
+        ),
         ("swin", {"adaptation.method": "aim"}, "'aim' is for the blocks of a vit, not of swin"),
     ],
 )
