@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import sys
+import types
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -31,11 +32,12 @@ from tests.adaptation import tiny
 
 MESH = dict(data=1, clip=4, fsdp=2)
 ALL = tuple(range(tiny.BACKBONE.depth))
+NO_HEAD = types.SimpleNamespace(init_params=lambda key, width: {})
 
 
 def vit(**fields) -> Localizer:
     backbone = dataclasses.replace(tiny.BACKBONE, drop_path_rate=0.2)
-    return Localizer(backbone, None, feature_length=20, **{"layers": ALL, **fields})
+    return Localizer(backbone, NO_HEAD, feature_length=20, **{"layers": ALL, **fields})
 
 
 CASES = {
@@ -44,12 +46,12 @@ CASES = {
     "attention over time in shifted groups": vit(adapter=ShiftedAttention(2, group_steps=8)),
     "side": vit(beside=Side(Tia(6))),
     "side, kernel over space": vit(beside=Side(Tia(6, kernel=(3, 3, 3)))),
-    "losa": vit(beside=Losa(width=8, grid=2, gate="one", short_range_clips=1), layers=ALL[:-1]),
+    "losa": vit(beside=Losa(width=8, image=32, frames=64, gate="one", short_range_clips=1), layers=ALL[:-1]),
     "unipt": vit(beside=Unipt(), layers=ALL[:-1]),
     "aim": vit(beside=Aim(), memory=Memory("nested", 1)),
     "st_adapter": vit(beside=StAdapter(6)),
     "full fine-tuning of TSM": Localizer(
-        Tsm(depths=(1, 2, 1, 1), bottleneck=False, stem_width=8), None, feature_length=20, trains_backbone=True
+        Tsm(depths=(1, 2, 1, 1), bottleneck=False, stem_width=8), NO_HEAD, feature_length=20, trains_backbone=True
     ),
 }
 
@@ -65,18 +67,6 @@ def features_and_gradients(localizer: Localizer, params: dict, frames, valid):
     return jax.device_get((features, gradients))
 
 
-def random_params(localizer: Localizer) -> dict:
-    key = jax.random.key(0)
-    params = {"backbone": jax.jit(localizer.backbone.init)(key)}
-    if localizer.beside is not None:
-        params["adapter"] = localizer.beside.init(key, localizer.backbone, localizer.layers)
-    if localizer.adapter is not None:
-        x = np.zeros((1, 8, 1, 1, localizer.backbone.width), np.float32)
-        of_layer = jax.vmap(lambda key: localizer.adapter.init(key, x)["params"])
-        params["adapter"] = of_layer(jax.random.split(key, len(localizer.layers)))
-    return tiny.away_from_start(params, 1)
-
-
 def main(cases: list[str]) -> None:
     mesh = make_mesh(ConfigDict(MESH))
     frames = tiny.frames(2)
@@ -84,7 +74,7 @@ def main(cases: list[str]) -> None:
     report = {}
     for case in cases or CASES:
         localizer = CASES[case]
-        params = random_params(localizer)
+        params = tiny.away_from_start(jax.jit(localizer.init)(jax.random.key(0)), 1)
         want = features_and_gradients(localizer, params, frames, valid)
         placed = jax.device_put(params, shardings(params, mesh))
         got = features_and_gradients(spread(localizer, mesh), placed, frames, valid)
