@@ -48,7 +48,10 @@ def read_instances(path: Path) -> list[Instance]:
         raise DataError(f"{path}: the annotations cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; save the annotations as UTF-8") from error
-    found = list(reader(str(path), text))
+    try:
+        found = list(reader(str(path), text))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file: {error}") from error
     if not found:
         raise DataError(f"{path}: holds no annotated segment")
     return found
@@ -115,7 +118,11 @@ def _eaf(file: str, text: str) -> Iterator[Instance]:
             if None in times:
                 raise DataError(f"{where}: has no time; align it to the video in ELAN")
             label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.get("TIER_ID", "")
-            yield _instance(where, video, *(float(time) / 1000 for time in times), label)  # ELAN counts milliseconds
+            try:
+                seconds = [int(time) / 1000 for time in times]  # ELAN counts milliseconds
+            except ValueError as error:
+                raise DataError(f"{where}: its times {times} are not milliseconds") from error
+            yield _instance(where, video, *seconds, label)
 
 
 def _via_json(file: str, text: str) -> Iterator[Instance]:

@@ -4,8 +4,11 @@ Each takes the folder of the publisher's files and that of the videos, and retur
 the order in which published results count them. What is not as published is a DataError that names file and line.
 """
 
+import contextlib
 import csv
+import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -36,7 +39,7 @@ def thumos(folder: Path, videos: Path) -> Converted:
 def multithumos(folder: Path, videos: Path) -> Converted:
     """MultiTHUMOS: class_list.txt with lines "number class", and a file for each class as THUMOS14's."""
     listed = _one(folder, r"class_list\.txt")
-    classes = tuple(line.split()[-1] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+    classes = tuple(line.split()[-1] for line in _text(listed).splitlines() if line.strip())
     files = [(_one(folder, rf"{re.escape(label)}\.txt"), label) for label in classes]
     lines = ((*line, label) for path, label in files for line in _lines(path))
     return _thumos_database(lines, videos), classes
@@ -47,22 +50,21 @@ def epic(folder: Path, task: str) -> Converted:
 
     Labels are "id_007": the class number, three digits, as published conversions spell it; classes are in its order.
     """
-    durations = {row["video_id"]: row["duration"] for _, row in _rows(folder / "EPIC_100_video_info.csv", "duration")}
+    durations = {}
+    for where, row in _rows(folder / "EPIC_100_video_info.csv", "video_id", "duration"):
+        with _published(where, "EPIC-Kitchens"):
+            durations[row["video_id"]] = _number(row["duration"])
     database: dict[str, dict] = {}
+    columns = ("video_id", "start_timestamp", "stop_timestamp", f"{task}_class")
     for subset, file in (("train", "EPIC_100_train.csv"), ("val", "EPIC_100_validation.csv")):
-        for where, row in _rows(folder / file, "stop_timestamp"):
+        for where, row in _rows(folder / file, *columns):
             video = row["video_id"]
             if video not in durations:
                 raise DataError(f"{where}: video {video!r} is not in EPIC_100_video_info.csv")
-            entry = database.setdefault(
-                video, {"subset": subset, "duration": float(durations[video]), "annotations": []}
-            )
-            try:
+            entry = database.setdefault(video, {"subset": subset, "duration": durations[video], "annotations": []})
+            with _published(where, "EPIC-Kitchens"):
                 times = [round(_seconds(row[name]), 2) for name in ("start_timestamp", "stop_timestamp")]
-                label = f"id_{int(row[f'{task}_class']):03d}"
-            except (KeyError, ValueError) as error:
-                raise DataError(f"{where}: not as EPIC-Kitchens publishes it ({error})") from error
-            entry["annotations"].append({"segment": times, "label": label})
+                entry["annotations"].append({"segment": times, "label": f"id_{int(row[f'{task}_class']):03d}"})
     return database, _sorted_labels(database)
 
 
@@ -70,14 +72,11 @@ def charades(folder: Path, _videos: Path) -> Converted:
     """Charades: Charades_v1_{train,test}.csv; labels are the class codes, c000 to c156."""
     database: dict[str, dict] = {}
     for subset, file in (("training", "Charades_v1_train.csv"), ("testing", "Charades_v1_test.csv")):
-        for where, row in _rows(folder / file, "actions"):
-            try:
+        for where, row in _rows(folder / file, "id", "actions", "length"):
+            with _published(where, "Charades"):
                 actions = [action.split() for action in row["actions"].split(";") if action]
-                found = [{"segment": [float(start), float(end)], "label": label} for label, start, end in actions]
-                entry = {"subset": subset, "duration": float(row["length"]), "annotations": found}
-            except (KeyError, ValueError) as error:
-                raise DataError(f"{where}: not as Charades publishes it ({error})") from error
-            database[row["id"]] = entry
+                found = [{"segment": [_number(start), _number(end)], "label": label} for label, start, end in actions]
+                database[row["id"]] = {"subset": subset, "duration": _number(row["length"]), "annotations": found}
     return database, _sorted_labels(database)
 
 
@@ -93,23 +92,20 @@ def ego4d(folder: Path, _videos: Path) -> Converted:
         if not isinstance(videos, list):
             raise DataError(f'{folder / name}: has no list "videos"; is it Ego4D\'s file of moment queries?')
         for number, video in enumerate(videos):
-            where = f"{folder / name}: video {number}"
-            try:
+            with _published(f"{folder / name}: video {number}", "Ego4D"):
                 entries = {clip["clip_uid"]: _moments(video["split"], clip) for clip in video["clips"]}
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{where}: not as Ego4D publishes it ({error!r})") from error
-            database |= {uid: entry for uid, entry in entries.items() if entry is not None}
+                database |= {uid: entry for uid, entry in entries.items() if entry is not None}
     return database, _sorted_labels(database)
 
 
 def _moments(subset: str, clip: Mapping[str, Any]) -> dict | None:
-    start, end = max(float(clip["video_start_sec"]), 0.0), float(clip["video_end_sec"])
+    start, end = max(_number(clip["video_start_sec"]), 0.0), _number(clip["video_end_sec"])
     frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
     duration = round(end - start, 4)
     annotations = [
         {
-            "segment": [round(label[time] - start, 4) for time in ("video_start_time", "video_end_time")],
-            "label": label["label"],
+            "segment": [round(_number(label[time]) - start, 4) for time in ("video_start_time", "video_end_time")],
+            "label": _name(label["label"]),
         }
         for annotator in clip["annotations"]
         for label in annotator["labels"]
@@ -129,18 +125,17 @@ def activitynet(folder: Path, pattern: str) -> Converted:
         raise DataError(f'{path}: has no "database" of videos')
     database = {}
     for name, entry in videos.items():
-        try:
+        with _published(f"{path}: video {name!r}", "the data set"):
             if entry["subset"] in ("training", "validation"):
                 found = [
-                    {"segment": [float(s) for s in a["segment"]], "label": a["label"]} for a in entry["annotations"]
+                    {"segment": [_number(s) for s in a["segment"]], "label": _name(a["label"])}
+                    for a in entry["annotations"]
                 ]
                 database[name] = {
                     "subset": entry["subset"],
-                    "duration": float(entry["duration"]),
+                    "duration": _number(entry["duration"]),
                     "annotations": found,
                 }
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: video {name!r}: not as published ({error!r})") from error
     return database, _sorted_labels(database)
 
 
@@ -187,12 +182,12 @@ def _thumos_database(
 
 def _lines(path: Path) -> Iterator[tuple[str, float, float]]:
     """Lines "video start end", seconds."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             video, start, end = line.split()
-            yield video, float(start), float(end)
+            yield video, _number(start), _number(end)
         except ValueError as error:
             raise DataError(f'{path}, line {number}: {line!r:.80} is not "video start end", in seconds') from error
 
@@ -220,26 +215,58 @@ def _sorted_labels(database: dict) -> tuple[str, ...]:
 def _seconds(timestamp: str) -> float:
     """Of "00:01:02.50"."""
     hours, minutes, seconds = timestamp.split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return 3600 * int(hours) + 60 * int(minutes) + _number(seconds)
 
 
-def _rows(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file and line for messages, row) of a CSV file."""
+def _number(value: Any) -> float:
+    """ValueError for one that is not finite: no publisher writes it."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no finite number")
+    return number
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is no label")
+    return value
+
+
+@contextlib.contextmanager
+def _published(where: str, publisher: str) -> Iterator[None]:
+    """Turns what goes wrong in reading an entry into one sentence about it."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if needed not in (reader.fieldnames or ()):
-                raise DataError(f"{path}: has no column {needed!r}; is it the publisher's file?")
-            for row in reader:  # a row that spans lines is named by its last
-                yield f"{path}, line {reader.line_num}", row
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{where}: not as {publisher} publishes it ({error!r})") from error
+
+
+def _rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(file and line for messages, row) of a CSV file, which has these columns."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        for column in columns:
+            if column not in (reader.fieldnames or ()):
+                raise DataError(f"{path}: has no column {column!r}; is it the publisher's file?")
+        for row in reader:  # a row that spans lines is named by its last
+            where = f"{path}, line {reader.line_num}"
+            if any(row[column] is None for column in columns):
+                raise DataError(f"{where}: has fewer columns than the first line")
+            yield where, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not a CSV file: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; is it the publisher's file?") from error
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file: {error}") from error

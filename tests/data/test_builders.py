@@ -217,6 +217,14 @@ def test_what_is_no_data_set_is_one_sentence(root, tmp_path, capsys):
     assert "annotations.json: no such annotation file" in capsys.readouterr().err
 
 
+def test_names_that_tfds_would_misread_are_refused(tmp_path):
+    for name, subset in (("my-data", "training"), ("mine", "all"), ("mine", "test set")):
+        database = {"a": {"subset": subset, "duration": 1.0, "annotations": []}}
+        source = writer.Source(name, database, ("left",), {"a": tmp_path / "a.mp4"}, CATALOGUE["thumos"])
+        with pytest.raises(DataError, match="cannot name a TFDS data set or split"):
+            writer.write(source, tmp_path)
+
+
 @pytest.mark.slow
 def test_a_split_beyond_what_tfds_writes_itself(small_data, tmp_path):
     """1.1 GB: one noisy video under many names. The writer holds one piece at a time."""

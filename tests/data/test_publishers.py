@@ -1,6 +1,7 @@
 """Publishers' own annotation files: made-up samples in their true layouts become ActivityNet-style annotations."""
 
 import json
+import random
 
 import pytest
 
@@ -178,7 +179,9 @@ def test_hacs_and_activitynet(tmp_path):
         assert classes == ("Archery",)
     del content["database"]["a"]["annotations"][0]["segment"]
     (tmp_path / "HACS_segments_v1.1.1.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"HACS_segments_v1.1.1.json: video 'a': not as published .KeyError"):
+    with pytest.raises(
+        DataError, match=r"HACS_segments_v1.1.1.json: video 'a': not as the data set publishes it .KeyError"
+    ):
         convert("hacs", tmp_path)
 
 
@@ -186,3 +189,50 @@ def test_hacs_and_activitynet(tmp_path):
 def test_another_folder_is_one_sentence(tmp_path, name):
     with pytest.raises(DataError, match="cannot be read|holds no file whose name is like"):
         CONVERTERS[name](tmp_path, tmp_path)
+
+
+def damaged(content: bytes, draws: random.Random) -> bytes:
+    """With a byte changed, some inserted, a part cut out, or the rest cut off."""
+    place = draws.randrange(len(content) + 1)
+    piece = draws.choice([b'"', b"{", b"null", b"NaN", b"1e999", b",", b"\n", b"\0", b"\xff", b"-1", b"[]", b'""'])
+    return draws.choice(
+        [
+            content[:place] + piece + content[place:],
+            content[:place] + bytes([draws.randrange(256)]) + content[place + 1 :],
+            content[:place] + content[place + draws.randrange(1, 20) :],
+            content[:place],
+        ]
+    )
+
+
+def test_a_damaged_file_is_converted_or_one_sentence(tmp_path, thumos_videos):
+    """300 times: nothing but a DataError comes out, and what is converted can be saved as JSON."""
+    table = "id,length,actions\nAB1CD,30.5,c092 11.90 21.20;c147 0.00 12.60\n"
+    label = (311.5, 313.25, "walk", True)
+    hacs = {
+        "database": {"a": {"subset": "training", "duration": 9, "annotations": [{"segment": [1, 2], "label": "x"}]}}
+    }
+    samples = {
+        "thumos": {"Diving_val.txt": "video_validation_0000266  2.0 3.1\n", "Diving_test.txt": ""},
+        "charades": {"Charades_v1_train.csv": table, "Charades_v1_test.csv": table.partition("\n")[0]},
+        "ego4d": {"moments_train.json": moments(clip("c1", 300.0, label)), "moments_val.json": moments()},
+        "hacs": {"HACS_segments_v1.1.1.json": json.dumps(hacs)},
+        "epic_verb": {
+            "EPIC_100_video_info.csv": "video_id,duration,fps,resolution\nP01_01,100.5,60,1920x1080\n",
+            "EPIC_100_train.csv": EPIC + EPIC_ROW.format("3750,3795"),
+            "EPIC_100_validation.csv": EPIC,
+        },
+    }
+    draws, refused = random.Random(0), 0
+    for number in range(300):
+        name = draws.choice(list(samples))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        victim = draws.choice(list(samples[name]))
+        for file, text in samples[name].items():
+            (folder / file).write_bytes(damaged(text.encode(), draws) if file == victim else text.encode())
+        try:
+            json.dumps(CONVERTERS[name](folder, thumos_videos)[0], allow_nan=False)
+        except DataError:
+            refused += 1
+    assert 150 < refused < 300

@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,6 +114,9 @@ def write(
     Raises DataError for an output that was begun with other videos or settings, or cannot be written.
     """
     folder = output / source.name
+    for what in (source.name, *source.splits()):  # they become parts of file names, which TFDS takes apart again
+        if not re.fullmatch(r"[A-Za-z]\w*", what, re.ASCII) or what == "all":
+            raise DataError(f"{what!r} cannot name a TFDS data set or split: use letters, digits and underscores")
     keep_settings(folder / "settings.json", _settings(source, cutting))
     if (folder / "videos" / VERSION / DONE).exists():
         return []
