@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -40,7 +41,7 @@ def run_all(
             keep(name, lambda job=job: function(*job))
         return results, errors
     processes = min(processes or os.cpu_count() or 1, len(jobs))
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
     try:
         running = {pool.submit(function, *job): name for name, job in jobs.items()}
         for future in track(as_completed(running), **bar):
@@ -53,6 +54,16 @@ def run_all(
     finally:
         pool.shutdown(cancel_futures=True)
     return results, errors
+
+
+def _follow_parent() -> None:
+    """A process whose parent was killed must not go on to write what the next run writes."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def keep_settings(path: Path, settings: Mapping) -> None:

@@ -1,8 +1,11 @@
 """TFDS data sets: what is trained on is the same, to the last bit, whether read from files or from their records."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from tadjax.data.records import evaluation_set, training_set
 from tadjax.data.reencode import Encoding, reencode_folder
 from tadjax.data.video import read_frames
 from tadjax.errors import DataError
-from tests.conftest import make_small_config
+from tests.conftest import ROOT, make_small_config
 from tests.data.test_loader import assert_same, take
 
 PIECES = ("--embed", "--seconds", "4", "--processes", "0")
@@ -223,6 +226,36 @@ def test_names_that_tfds_would_misread_are_refused(tmp_path):
         source = writer.Source(name, database, ("left",), {"a": tmp_path / "a.mp4"}, CATALOGUE["thumos"])
         with pytest.raises(DataError, match="cannot name a TFDS data set or split"):
             writer.write(source, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [0, 1, 2])
+def test_killed_for_real(small_data, root, packed, tmp_path, whole):
+    """SIGKILL to the parent of two working processes once some shards are whole; the next run finishes the rest."""
+    data = tmp_path / "thumos"
+    data.mkdir()
+    for file in ("annotations.json", "classes.txt"):
+        shutil.copy(root / file, data / file)
+    (data / "videos").symlink_to(small_data / "videos")
+    script = tmp_path / "build.py"
+    script.write_text(
+        "import sys\nfrom tadjax.data.builders import write\nfrom tadjax.data.builders.__main__ import main\n"
+        "write.SHARD_SECONDS = 1\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    output = tmp_path / "tfds"
+    arguments = ["thumos", "--root", data, "--output", output, "--embed", "--seconds", "4", "--short-side", "36"]
+    command = [sys.executable, script, *arguments, "--processes", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, env=environment, start_new_session=True)
+    progress = output / "thumos" / "pieces" / "1.0.0" / "progress"
+    while len(list(progress.glob("*.json"))) < whole or not progress.exists():
+        assert running.poll() is None
+        time.sleep(0.002)
+    running.kill()
+    running.wait()
+    assert not (output / "thumos" / "videos" / "1.0.0" / "dataset_info.json").exists()
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    assert records(output / "thumos") == records(packed)
 
 
 @pytest.mark.slow
