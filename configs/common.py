@@ -34,6 +34,8 @@ def base() -> ConfigDict:
     )
     data.videos = ""  # folder with one file a video, named as in the annotations, with any usual extension
     data.tfds = ""  # folder written by python -m tadjax.data.builders: instead of annotations, classes, embedded videos
+    data.cache = ""  # folder for decoded windows that come again (all but random_trunc's); "" decodes them each time
+    data.cache_gib = 50.0  # room for them; what does not fit is decoded each time
     data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
     data.blocked = ""  # file with one video name a line: left out of training and evaluation (missing on the internet)
     data.train_subset = "training"

@@ -9,6 +9,7 @@ every window exactly once; the boundary between two epochs may fall inside a bat
 Evaluation lists every window of every video once, in the order of the annotations.
 """
 
+import dataclasses
 import math
 import os
 import sys
@@ -28,6 +29,7 @@ from tadjax.data.built import PackedVideo, read_built
 from tadjax.data.features import FeatureFolder, feature_folder
 from tadjax.data.sampling import Grid, GroundTruth, Sampling, Timeline, Window
 from tadjax.data.video import Frames, VideoInfo, displayed_size, frame_index, read_frames
+from tadjax.data.window_cache import WindowCache
 from tadjax.errors import ConfigError, DataError
 
 Record = dict[str, np.ndarray]
@@ -50,12 +52,33 @@ class Source:
     timeline: Timeline
     truth: GroundTruth
     packed: PackedVideo | None = None
+    kept: WindowCache | None = None  # where its windows are kept once they are decoded
 
-    def read_frames(self, indices: np.ndarray, cache_dir: str | os.PathLike[str] | None, **options: Any) -> Frames:
+    def read_frames(
+        self,
+        indices: np.ndarray,
+        cache_dir: str | os.PathLike[str] | None,
+        *,
+        short_side: int,
+        center_crop: int | None = None,
+        max_missing: float = 0.05,
+        out: np.ndarray | None = None,
+    ) -> Frames:
         """As `tadjax.data.video.read_frames`, wherever the frames lie."""
-        if self.packed is not None:
-            return self.packed.read_frames(indices, **options)
-        return read_frames(self.path, indices, cache_dir=cache_dir, **options)
+        options = {"short_side": short_side, "center_crop": center_crop, "max_missing": max_missing}
+
+        def decode(out: np.ndarray | None) -> Frames:
+            if self.packed is not None:
+                return self.packed.read_frames(indices, out=out, **options)
+            return read_frames(self.path, indices, cache_dir=cache_dir, out=out, **options)
+
+        if self.kept is None:
+            return decode(out)
+        size = displayed_size(self.info, short_side, center_crop)
+        out = np.empty((len(indices), *size, 3), np.uint8) if out is None else out
+        file = os.stat(self.path if self.packed is None else os.path.join(self.packed.folder, "dataset_info.json"))
+        name = f"{self.path} {file.st_size} {file.st_mtime_ns} {options} {indices.tolist()}"
+        return self.kept.frames(name, size, out, decode)
 
 
 @dataclass(frozen=True)
@@ -444,7 +467,11 @@ def _open(
     """The videos of a config's annotations, or their features."""
     videos = annotations.videos
     paths = locate_videos(config, videos) if features is None else features.find(videos)
-    return open_sources(videos, paths, sampling, cache_dir, fps=config.data.fps, features=features)
+    sources = open_sources(videos, paths, sampling, cache_dir, fps=config.data.fps, features=features)
+    if config.data.cache and sampling.method != "random_trunc":  # which draws other windows each epoch
+        kept = WindowCache(config.data.cache, config.data.cache_gib * 2**30)
+        sources = [dataclasses.replace(source, kept=kept) for source in sources]
+    return sources
 
 
 def locate_videos(config: Any, videos: Sequence[Video]) -> list[Path] | list[Path | PackedVideo]:

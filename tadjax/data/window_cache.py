@@ -1,0 +1,86 @@
+"""Decoded windows kept on disk, for data sets that are small or evaluated often: reading is cheaper than decoding.
+
+One ArrayRecord file a window, named by all that its pictures depend on: the video, the frames, their size. Only
+windows that come again are worth keeping: those of evaluation, and of training where it does not draw them anew each
+epoch. A folder that is full stays as it is: every window is wanted once an epoch, so replacing one gains nothing.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from tadjax.data.video import Frames
+
+FRAMES = 16  # of a record
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WindowCache:
+    """A folder of decoded windows, which several processes may use at once."""
+
+    folder: str
+    limit: float  # bytes
+
+    def frames(
+        self, name: str, size: tuple[int, int], out: np.ndarray, decode: Callable[[np.ndarray], Frames]
+    ) -> Frames:
+        """What `decode(out)` gives, from the folder if it is there. `size`: of the pictures in the corner of `out`.
+
+        name: tells this window from every other one.
+        """
+        path = os.path.join(self.folder, hashlib.sha256(name.encode()).hexdigest()[:32] + ".array_record")
+        pictures = out[:, : size[0], : size[1]]
+        substituted = _load(path, pictures)
+        if substituted is None:
+            substituted = decode(out).substituted
+            self._keep(path, pictures, substituted)
+        return Frames(out, substituted)
+
+    def _keep(self, path: str, pictures: np.ndarray, substituted: int) -> None:
+        part = f"{path}.{os.getpid()}.part"
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with os.scandir(self.folder) as files:
+                used = sum(file.stat().st_size for file in files)
+            if used + pictures.nbytes > self.limit:
+                return
+            writer = ArrayRecordWriter(part, "group_size:1,uncompressed")
+            writer.write(json.dumps({"shape": pictures.shape, "substituted": substituted}).encode())
+            for first in range(0, len(pictures), FRAMES):
+                writer.write(np.ascontiguousarray(pictures[first : first + FRAMES]).tobytes())
+            writer.close()
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # the batch is there all the same
+            _log.warning("%s: a decoded window cannot be kept (%s)", self.folder, error)
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+
+def _load(path: str, pictures: np.ndarray) -> int | None:
+    """Fills the pictures; how many of them are stand-ins. None where there is no such file, or it is damaged."""
+    if not os.path.exists(path):
+        return None
+    try:
+        reader = ArrayRecordReader(path)
+        head, *parts = reader.read_all()
+        reader.close()
+        head = json.loads(head)
+        if tuple(head["shape"]) != pictures.shape:
+            raise ValueError(f"holds pictures of {head['shape']}")
+        for number, part in enumerate(parts):
+            rows = pictures[number * FRAMES : (number + 1) * FRAMES]
+            rows[...] = np.frombuffer(part, np.uint8).reshape(rows.shape)
+        if len(parts) != -(-len(pictures) // FRAMES):
+            raise ValueError("is cut off")
+        return head["substituted"]
+    except (OSError, RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+        _log.warning("%s: a damaged window, decoded again (%s)", path, error)
+        return None
