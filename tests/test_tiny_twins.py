@@ -6,16 +6,24 @@ import math
 import pytest
 
 from tadjax.train import train
+from tests.conftest import ROOT
 from tests.test_config import FILES, load
 
 # The programs of anet_tsm18_lofi.py on other data, or ones that compile for a minute.
 SLOW = ("anet_r2plus1d_lofi", "anet_tsm50_lofi", "hacs_tsm18_lofi")
-TWINS = [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in FILES]
+OTHER_BACKBONES = ("slowfast50", "swinb", "slowfast50,side", "swint,finetune")  # of thumos.py
+TWINS = [
+    *(pytest.param(path, "", marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in FILES),
+    *(
+        pytest.param(ROOT / "configs" / "thumos.py", f"{words},", marks=pytest.mark.slow, id=words)
+        for words in OTHER_BACKBONES
+    ),
+]
 
 
-@pytest.mark.parametrize("path", TWINS)
-def test_the_twin_trains_and_is_evaluated(path, small_data, tmp_path):
-    config = load(path, "tiny")
+@pytest.mark.parametrize(("path", "words"), TWINS)
+def test_the_twin_trains_and_is_evaluated(path, words, small_data, tmp_path):
+    config = load(path, f"{words}tiny")
     config.data.annotations = str(small_data / "annotations.json")
     config.data.classes = str(small_data / "classes.txt")
     config.data.videos = str(small_data / "videos")

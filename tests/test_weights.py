@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from convert import torch_to_flax
+from tadjax.backbones import BACKBONES, make_backbone
 from tadjax.backbones.vit import Vit
 from tadjax.errors import WeightsError
-from tadjax.weights import load, load_backbone, read_geometry
+from tadjax.weights import load, load_backbone, read_geometry, save
 from tests.convert.checkpoints import DEPTH, HEADS, IMAGE, MLP, PATCH, WIDTH, opentad, tensors, under, vit_shapes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -95,6 +96,22 @@ def test_one_collection_of_a_detector_is_read_alone(tmp_path):
     want = detector["backbone.model.backbone.blocks.3.adapter.down_proj.weight"].T.numpy()
     assert np.array_equal(np.asarray(got["adapter"]["down"]["kernel"][1]), want)
     assert read_geometry(tmp_path / "x")["adapter"]["layers"] == [1, 3]
+
+
+@pytest.mark.parametrize("name", ["slowfast", "swin", "tsm", "r2plus1d"])
+def test_every_backbones_weights_are_read_and_another_size_is_refused(name, tmp_path):
+    shapes = jax.eval_shape(make_backbone(name, "tiny", jnp.float32).init, jax.random.key(0))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: random.standard_normal(a.shape).astype(np.float32), shapes)
+    save(tmp_path / "x", {"backbone": params}, {"backbone": {"name": name}}, "made here")
+    got = load_backbone(
+        tmp_path / "x", jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), shapes), 224
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), got, params)
+    other = next(size for size in BACKBONES[name][1] if size != "tiny")
+    wanted = jax.eval_shape(make_backbone(name, other, jnp.float32).init, jax.random.key(0))
+    with pytest.raises(WeightsError, match=r"\(change config.backbone.(name or config.backbone.)?size.*in the model"):
+        load_backbone(tmp_path / "x", wanted)
 
 
 def test_a_folder_without_weights_says_how_to_make_them(tmp_path):

@@ -154,6 +154,24 @@ def test_every_way_of_keeping_activations_agrees(name, remat):
     assert tiny.largest_difference(found["tia"][1], reference(name)["tia"][1]) < 1e-4
 
 
+@SLOW
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_full_fine_tuning_equal_plain_autodiff(name):
+    backbone, params, _ = setting(name)
+    with_scan = lambda p: inside.run(backbone, p, FRAMES, memory=Memory(), frozen=False)  # noqa: E731
+    plain = lambda p: backbone.pool(run_layers_of(backbone, p))  # noqa: E731
+    got, want = (jax.jit(jax.grad(lambda p, f=f: (weighted(f(p)) ** 2).sum()))(params) for f in (with_scan, plain))
+    assert tiny.largest_difference(got, want) < 1e-4
+
+
+def run_layers_of(backbone, params):
+    x = backbone.embed(params, FRAMES)
+    for stage in backbone.stages(params):
+        for i in range(jax.tree.leaves(stage.params)[0].shape[0]):
+            x = stage.block(jax.tree.map(lambda a, i=i: a[i], stage.params), x, None)
+    return x
+
+
 def test_no_gradient_reaches_the_backbone_beside_it():
     backbone, params, given = setting("slowfast")
     grads = jax.jit(jax.grad(lambda p: ours(backbone, p, given["side"], "side", Memory()).sum()))(params)
