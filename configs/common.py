@@ -75,7 +75,9 @@ def base() -> ConfigDict:
     window.train_overlap = 0.25  # the same for sampling="sliding"
     window.coverage = "full"  # full: every frame lies in an evaluation window; reference: as OpenTAD lists windows
     window.keep_ratio = 0.75  # share of a segment that must lie in the training window for it to be kept
-    window.crop_ratio = (0.9, 1.0)  # of a video shorter than the window, the share that is kept; () keeps all
+    # In training, of a video no longer than the window (and of one whose features are resized), the share that is
+    # kept; () keeps all.
+    window.crop_ratio = (0.9, 1.0)
     window.ioa_threshold = 0.75  # sliding training windows keep segments of which more than this share lies inside
     window.whole_frames = True  # annotated seconds are cut to whole frames (all but ActivityNet)
     window.filter_segments = False  # leave out training segments that are empty or, with resize, up to min_length long
@@ -291,6 +293,14 @@ def frozen(config: ConfigDict) -> ConfigDict:
     config.augment.policy, config.augment.crop = "none", False
     config.augment.flip, config.augment.jitter = 0.0, False
     config.head.input_dropout = 0.2
+    return config
+
+
+def on_features(config: ConfigDict, path: str, width: int) -> ConfigDict:
+    """Head alone, on a published set of features: one .npy [T, width] a video in the folder `path`."""
+    frozen(config)
+    config.adaptation.layers = ()
+    config.features.path, config.features.width = path, width
     return config
 
 

@@ -48,7 +48,7 @@ class Snippets:
             first, scales = group
             scales = jax.tree.map(lambda a: a.reshape(*a.shape[:2], -1, *a.shape[4:]), scales)  # B * G snippets
             index = first[:, None] + jnp.arange(self.frames)
-            snippets = frames[:, index].reshape(-1, self.frames, *picture)  # [B * G, S, H, W, 3]
+            snippets = jnp.asarray(frames)[:, index].reshape(-1, self.frames, *picture)  # [B * G, S, H, W, 3]
             return run(snippets, scales).mean(1).reshape(batch, len(first), -1)  # [B, G, D]
 
         return join_groups(jax.lax.map(of_group, (jnp.asarray(first).reshape(groups, -1), scales)), 1)

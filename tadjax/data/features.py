@@ -192,12 +192,12 @@ class FeatureFolder:
     def window(self, path: Path, sampling: Sampling, sample: Sample) -> np.ndarray:
         """The features of one window, float32 [feature_length, C]; zeros where there is no video, as published."""
         array = self.open(path)
+        found = np.zeros((sampling.feature_length, array.shape[1]), np.float32)
         if sampling.method == "resize":
-            found = resized(np.asarray(array, np.float32), sampling.feature_length)
+            whole = resized(np.asarray(array, np.float32), sampling.feature_length)
+            found[sample.valid] = whole[sample.first :][: np.count_nonzero(sample.valid)]
         else:
-            found = np.zeros((sampling.feature_length, array.shape[1]), np.float32)
-            rows = sample.frame_indices[sample.valid] // self.stride * self.every
-            found[sample.valid] = array[rows]
+            found[sample.valid] = array[sample.frame_indices[sample.valid] // self.stride * self.every]
         if not np.isfinite(found).all():
             raise DataError(f"{path} holds features that are not finite numbers")
         return found

@@ -487,8 +487,10 @@ def sampling_of(config: Any, train: bool) -> Sampling:
     window = config.window
     stored = bool(config.features.path)  # one row a feature step, whatever frames it was made of
     snippets = window.representation == "snippet" and not stored
+    method = window.sampling if train else window.eval_sampling
+    crops = method != "resize" or stored  # a share of a resized video: published for features alone
     return Sampling(
-        method=window.sampling if train else window.eval_sampling,
+        method=method,
         feature_length=window.feature_length,
         frames_per_feature=1 if snippets or stored else window.frames // window.feature_length,
         stride=window.stride,
@@ -497,7 +499,7 @@ def sampling_of(config: Any, train: bool) -> Sampling:
         coverage=window.coverage,
         ioa_threshold=window.ioa_threshold,
         keep_ratio=window.keep_ratio,
-        crop_ratio=tuple(window.crop_ratio),
+        crop_ratio=tuple(window.crop_ratio) if crops else (),
         whole_frames=window.whole_frames,
         filter_gt=window.filter_segments,
         min_length=window.min_length,

@@ -44,7 +44,7 @@ class Sampling:
     coverage: str = "full"  # sliding: every frame in a window, or "reference": as OpenTAD lists windows
     ioa_threshold: float = 0.75  # sliding, training: segments of which more than this share lies in a window are kept
     keep_ratio: float = 0.75  # random_trunc: segments of which at least this share lies in the window are kept
-    crop_ratio: tuple[float, ...] = ()  # random_trunc: (low, high) share kept of a video no longer than the window
+    crop_ratio: tuple[float, ...] = ()  # training: (low, high) share kept of a video no longer than the window
     whole_frames: bool = True  # ground truth is cut to whole frames (THUMOS, EPIC, Ego4D; not ActivityNet, Charades)
     filter_gt: bool = False  # leave segments out that are empty or, with resize, no longer than `min_length`
     min_length: float = 0.01  # resize: share of the video
@@ -243,6 +243,7 @@ class Sample:
     grid: Grid
     segments: np.ndarray  # float32 [m, 2], feature steps
     labels: np.ndarray  # int32 [m]
+    first: int = 0  # resize: step of the whole video that stands first, after a random crop; `grid` is the video's
 
 
 class Draws(Protocol):
@@ -344,7 +345,7 @@ def sample(
       file_frames: how many frames the decoder finds; may differ from the annotated count.
       window: sliding: which one, from `list_windows`.
       truth: the video's, from `ground_truth`; None gives a sample without segments.
-      draws: random_trunc: where the random numbers come from, a numpy.random.Generator.
+      draws: random_trunc, and resize with a crop_ratio: where random numbers come from, a numpy.random.Generator.
 
     Raises:
       DataError: no frame, or the window starts after the last one.
@@ -354,7 +355,7 @@ def sample(
     if truth is None:
         truth = GroundTruth(np.zeros((0, 2), np.float32), np.zeros(0, np.int32))
     if sampling.method == "resize":
-        return _resized(sampling, timeline, file_frames, truth)
+        return _resized(sampling, timeline, file_frames, truth, draws)
     if sampling.method == "random_trunc":
         return _random_truncation(sampling, timeline, file_frames, truth, draws)
     return _sliding(sampling, timeline, file_frames, truth, window)
@@ -440,30 +441,43 @@ def _snippets(sampling: Sampling, centres: np.ndarray, file_frames: int) -> np.n
 def _random_truncation(
     sampling: Sampling, timeline: Timeline, file_frames: int, truth: GroundTruth, draws: Draws | None
 ) -> Sample:
-    """Places are drawn, at most `MAX_TRIALS`, until one holds a segment; the last is used. Unit: sampled frames."""
+    """A window at a place that is drawn. Unit of the drawing: sampled frames."""
     if draws is None:
         raise ValueError("random_trunc needs a numpy.random.Generator to draw from")
     whole = Grid(timeline, sampling.feature_length, sampling.stride, 0, sampling.offset_frames)
-    segments, labels = whole.frames_to_steps(truth.segments) * sampling.frames_per_feature, truth.labels
+    segments = whole.frames_to_steps(truth.segments) * sampling.frames_per_feature
     in_file = -(-file_frames // sampling.frame_stride)
-    start, length = 0, sampling.places
-    if in_file <= length:
-        length = in_file
-        if sampling.crop_ratio:
-            low, high = (round(share * in_file) for share in sampling.crop_ratio)
-            length = int(draws.integers(max(low, 1), min(high, in_file), endpoint=True))
-    if in_file > length:
-        for _ in range(MAX_TRIALS):
-            start = int(draws.integers(0, in_file - length, endpoint=True))
-            kept, cut = _kept(segments, start, length, sampling.keep_ratio)
-            if kept.any() or not len(segments):
-                break
-        segments, labels = cut[kept] - np.float32(start), labels[kept]
+    start, length, segments, labels = _truncate(
+        sampling, GroundTruth(segments, truth.labels), in_file, sampling.places, draws
+    )
     frame_indices, valid = _frames(sampling, start, length, file_frames)
     grid = Grid(
         timeline, sampling.feature_length, sampling.stride, start * sampling.frame_stride, sampling.offset_frames
     )
     return Sample(frame_indices, valid, grid, segments / np.float32(sampling.frames_per_feature), labels)
+
+
+def _truncate(
+    sampling: Sampling, truth: GroundTruth, available: int, length: int, draws: Draws
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """(start, length, segments, labels) of `length` of `available` units, or of a share of what is no longer than that.
+
+    Places are drawn, at most `MAX_TRIALS`, until one holds a segment; the last is used.
+    """
+    start, segments, labels = 0, truth.segments, truth.labels
+    if available <= length:
+        length = available
+        if sampling.crop_ratio:
+            low, high = (round(share * available) for share in sampling.crop_ratio)
+            length = int(draws.integers(max(low, 1), min(high, available), endpoint=True))
+    if available > length:
+        for _ in range(MAX_TRIALS):
+            start = int(draws.integers(0, available - length, endpoint=True))
+            kept, cut = _kept(segments, start, length, sampling.keep_ratio)
+            if kept.any() or not len(segments):
+                break
+        segments, labels = cut[kept] - np.float32(start), labels[kept]
+    return start, length, segments, labels
 
 
 def _kept(segments: np.ndarray, start: int, length: int, keep_ratio: float) -> tuple[np.ndarray, np.ndarray]:
@@ -475,8 +489,10 @@ def _kept(segments: np.ndarray, start: int, length: int, keep_ratio: float) -> t
     return share >= keep_ratio, np.stack([left, right], axis=1)
 
 
-def _resized(sampling: Sampling, timeline: Timeline, file_frames: int, truth: GroundTruth) -> Sample:
-    """The middles of `frames` equal parts of the video, rounded half to even."""
+def _resized(
+    sampling: Sampling, timeline: Timeline, file_frames: int, truth: GroundTruth, draws: Draws | None
+) -> Sample:
+    """The middles of `frames` equal parts of the video, rounded half to even; in training a `crop_ratio` of them."""
     number = sampling.places
     step = file_frames / number
     first = step / 2 - 0.5
@@ -488,4 +504,11 @@ def _resized(sampling: Sampling, timeline: Timeline, file_frames: int, truth: Gr
         frame_indices = np.clip(middles, 0, file_frames - 1).round().astype(np.int64)
     grid = Grid(timeline, sampling.feature_length, 0)
     segments = np.clip(grid.to_steps(truth.segments), 0, sampling.feature_length).astype(np.float32)
-    return Sample(frame_indices, np.ones(sampling.feature_length, bool), grid, segments, truth.labels)
+    steps = np.arange(sampling.feature_length)
+    if draws is None or not sampling.crop_ratio:
+        return Sample(frame_indices, steps >= 0, grid, segments, truth.labels)
+    first, length, segments, labels = _truncate(
+        sampling, GroundTruth(segments, truth.labels), len(steps), len(steps), draws
+    )
+    frame_indices = frame_indices.reshape(len(steps), -1)[first + np.minimum(steps, length - 1)].reshape(-1)
+    return Sample(frame_indices, steps < length, grid, segments, labels, first)

@@ -1,6 +1,8 @@
 """Features on disk: which second a row stands for, what a window of them holds, and what is wrong with a file."""
 
 import json
+import pathlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from configs import common
 from tadjax.data import records
 from tadjax.data.annotations import Video
 from tadjax.data.features import FeatureFolder, feature_folder, info_path, resized, rules_of
-from tadjax.data.sampling import Sampling, Timeline, Window, list_windows, sample
+from tadjax.data.sampling import Sampling, Timeline, Window, ground_truth, list_windows, sample
 from tadjax.errors import ConfigError, DataError
 
 FPS = 25.0
@@ -69,6 +71,33 @@ def test_a_whole_video_is_resized_as_roi_align_does():
                 for channel in range(2):
                     wanted[step, channel] += np.interp(at, np.arange(rows), features[:, channel]) / points
         np.testing.assert_allclose(resized(features, length), wanted, atol=1e-6)
+
+
+def test_resized_features_are_cropped_in_training_as_published():
+    """ActionFormer on TSP: a share of the resized steps, with its segments; zeros fill the window up."""
+    duration, length = 20.0, 50
+    features = np.linspace(0, duration, 120, endpoint=False)[:, None].astype(np.float32) + duration / 240  # its second
+    sampling = Sampling("resize", length, crop_ratio=(0.5, 0.8), keep_ratio=0.2, min_length=0.0)
+    video = make_video(duration)
+    timeline = Timeline(duration, declared_fps=FPS)
+    truth = ground_truth(sampling, timeline, video)
+    whole = resized(features, length)[:, 0]
+    starts, lengths = set(), set()
+    for seed in range(20):
+        taken = sample(sampling, timeline, 500, truth=truth, draws=np.random.default_rng(seed))
+        count = np.count_nonzero(taken.valid)
+        assert taken.valid[:count].all() and 25 <= count <= 40
+        [[start, end]] = (taken.segments + taken.first) * duration / length
+        assert start == pytest.approx(max(2.0, taken.first * duration / length), abs=1e-4)
+        assert end == pytest.approx(min(14.0, (taken.first + count) * duration / length), abs=1e-4)
+        starts.add(taken.first)
+        lengths.add(count)
+    assert len(starts) > 5 and len(lengths) > 5
+    source = FeatureFolder(pathlib.Path("none"), stride=1)
+    with mock.patch.object(FeatureFolder, "open", return_value=features):
+        found = source.window(pathlib.Path("x.npy"), sampling, taken)[:, 0]
+    np.testing.assert_array_equal(found[:count], whole[taken.first : taken.first + count])
+    assert not found[count:].any()
 
 
 def test_channels_first_is_the_same_turned_around(tmp_path):

@@ -374,3 +374,42 @@ def test_impossible_settings_are_named(fields, message):
 def test_impossible_timelines_are_named(arguments, message):
     with pytest.raises(DataError, match=message):
         Timeline(*arguments)
+
+
+# Snippets.
+
+
+@pytest.mark.parametrize("method", ["sliding", "random_trunc", "resize"])
+@pytest.mark.parametrize(
+    ("stride", "snippet_frames", "snippet_stride"),
+    [(4, 16, 1), (4, 16, 2), (3, 8, 2), (8, 8, 8), (40, 16, 1), (1, 1, 1)],
+)
+def test_every_feature_step_has_its_snippet(method, stride, snippet_frames, snippet_stride):
+    """Frames as the reference lists them: centre + interval * (-S / 2 ... S / 2 - 1), cut to the video, rounded."""
+    sampling = Sampling(method, 12, stride=stride, snippet_frames=snippet_frames, snippet_stride=snippet_stride)
+    timeline, frames = Timeline(25.3, 253), 253
+    rng = np.random.default_rng(0)
+    for window in list_windows(sampling, frames):
+        taken = sample(sampling, timeline, frames, window=window, draws=rng)
+        if method == "resize":
+            centres = (np.arange(12) + 0.5) * frames / 12 - 0.5
+        else:
+            centres = taken.grid.window_start_frame + stride * np.arange(12)
+        inside = np.arange(snippet_frames) - snippet_frames // 2
+        wanted = np.clip(centres[:, None] + snippet_stride * inside, 0, frames - 1).round()
+        first = np.arange(12) * sampling.snippet_hop
+        found = taken.frame_indices[first[:, None] + np.arange(snippet_frames)]
+        assert len(taken.frame_indices) == sampling.frames
+        np.testing.assert_array_equal(found[taken.valid], wanted[taken.valid])
+        assert found.min() >= 0 and found.max() < frames
+    shares = method != "resize" and stride % snippet_stride == 0 and stride < snippet_frames * snippet_stride
+    assert (sampling.snippet_hop < snippet_frames) == shares  # so that frames of two snippets are decoded once
+
+
+def test_an_offset_moves_the_snippets_as_it_moves_the_seconds():
+    """Features of 16 frames every 4, each of frames 4 i to 4 i + 15, stand at 4 i + 8: offset 8, as I3D's are used."""
+    sampling = Sampling("sliding", 12, stride=4, offset_frames=8, snippet_frames=16)
+    taken = sample(sampling, Timeline(25.0, 250), 250, window=Window(3, 12))
+    for step in range(12):
+        np.testing.assert_array_equal(taken.frame_indices[4 * step :][:16], 4 * (step + 3) + np.arange(16))
+    assert taken.grid.to_seconds(np.arange(12.0)).tolist() == pytest.approx(((np.arange(12) + 3) * 4 + 8) / 10)
