@@ -23,6 +23,8 @@ from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
+from tadjax.backbones.r2plus1d import R2plus1d
+from tadjax.backbones.slowfast import SlowFast
 from tadjax.backbones.tsm import Tsm
 from tadjax.config import ConfigDict
 from tadjax.localizer import Localizer
@@ -40,6 +42,11 @@ def vit(**fields) -> Localizer:
     return Localizer(backbone, NO_HEAD, feature_length=20, **{"layers": ALL, **fields})
 
 
+def slowfast(**fields) -> Localizer:
+    backbone = SlowFast(depths=(1, 2, 1, 1), stem_width=16, feature_length=20)
+    return Localizer(backbone, NO_HEAD, feature_length=20, **fields)
+
+
 CASES = {
     "full fine-tuning, kernel longer than a shard": vit(adapter=Tia(6, kernel=(21, 1, 1)), trains_backbone=True),
     "block inputs in host memory": vit(adapter=Tia(6, kernel=(3, 3, 3)), memory=Memory("offload")),
@@ -53,17 +60,25 @@ CASES = {
     "full fine-tuning of TSM": Localizer(
         Tsm(depths=(1, 2, 1, 1), bottleneck=False, stem_width=8), NO_HEAD, feature_length=20, trains_backbone=True
     ),
+    "full fine-tuning of R(2+1)D": Localizer(
+        R2plus1d(depths=(1, 2, 1, 1), widths=(8, 8, 16, 16), stem_middle=4),
+        NO_HEAD,
+        feature_length=20,
+        trains_backbone=True,
+    ),
+    "SlowFast with adapters inside": slowfast(adapter=Tia(kernel=(3, 3, 3)), layers=(1, 3, 4)),
+    "SlowFast, losa": slowfast(beside=Losa(width=8, image=32, frames=64, gate="one"), layers=(0, 1, 3)),
 }
 
 
 def features_and_gradients(localizer: Localizer, params: dict, frames, valid):
     trained = {name: params[name] for name in params if name != "backbone" or localizer.trains_backbone}
 
-    def loss(trained):
+    def loss(trained, params, frames):  # all of them arguments: the compiler would try to fold constants
         features = localizer.features({**params, **trained}, frames, jax.random.key(3), valid)
         return (np.linspace(0, 1, features.size).reshape(features.shape) * features**2).sum(), features
 
-    (_, features), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained)
+    (_, features), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained, params, frames)
     return jax.device_get((features, gradients))
 
 
