@@ -25,7 +25,7 @@ import numpy as np
 
 from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
 from tadjax.data.formats import Instance, is_activitynet, read_instances
-from tadjax.data.publishers import CONVERTERS
+from tadjax.data.publishers import CONVERTERS, ego4d_clips
 from tadjax.data.recipe import advise, describe, instance_lengths, suggest
 from tadjax.data.reencode import Encoding, add_options, encoding_from, reencode_folder
 from tadjax.data.video import VideoInfo
@@ -127,6 +127,19 @@ def convert(name: str, source: Path, root: Path) -> None:
     print(
         f"wrote {root / data.annotations} ({len(database)} videos) and {root / data.classes} ({len(classes)} classes)"
     )
+
+
+def cut_clips(source: Path, full_scale: Path, folder: Path, encoding: Encoding, processes: int | None) -> int:
+    """Cuts the clips of Ego4D's moment queries out of its full-scale videos; returns the exit status."""
+    files, clips = video_files(full_scale), ego4d_clips(source)
+    missing = sorted({video for video, _, _ in clips.values()} - set(files))
+    if missing:
+        print(f"{len(missing)} videos of {len(clips)} clips are not in {full_scale} (first: {missing[0]}): left out")
+    parts = {clip: (files[video], start, end) for clip, (video, start, end) in clips.items() if video in files}
+    errors = reencode_folder(parts, folder, encoding, processes)
+    for error in errors.values():
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors or missing else 0
 
 
 def prepare(name: str, root: Path) -> tuple[int, list[str]]:
@@ -312,6 +325,9 @@ def parser() -> argparse.ArgumentParser:
         known.add_argument(
             "--source", type=Path, help="folder of the publisher's own annotation files, to convert first"
         )
+    names.choices["ego4d"].add_argument(
+        "--full-scale", type=Path, metavar="DIR", help="Ego4D's videos: cut the clips out of them into ROOT/videos"
+    )
     custom = names.add_parser("custom", help="makes a data set of your own videos")
     custom.add_argument("--videos", type=Path, required=True, help="folder of video files")
     custom.add_argument("--annotations", type=Path, required=True, help="CSV, .eaf, VIA, JSON; or a folder")
@@ -334,9 +350,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 status = reencode_videos(videos, files, arguments.reencode, encoding, arguments.processes)
                 videos = arguments.reencode
             return status | prepare_custom(videos, arguments.annotations, arguments.output, arguments.backbone)
-        if arguments.source is not None:
+        status, full_scale = 0, getattr(arguments, "full_scale", None)
+        if full_scale is not None:
+            if arguments.source is None:
+                raise DataError("--full-scale needs --source, the folder of Ego4D's moments_train.json, for the clips")
+            videos = arguments.root / "videos"
+            status = cut_clips(arguments.source, full_scale, videos, encoding_from(arguments), arguments.processes)
+        done = full_scale is not None and (arguments.root / DATASETS[arguments.name].annotations).exists()
+        if arguments.source is not None and not done:  # cutting takes long, and goes on where it was stopped
             convert(arguments.name, arguments.source, arguments.root)
-        status, names = prepare(arguments.name, arguments.root)
+        found, names = prepare(arguments.name, arguments.root)
+        status |= found
         if arguments.reencode is not None:
             encoding = encoding_from(arguments, DATASETS[arguments.name].fps)
             videos = arguments.root / "videos"

@@ -86,20 +86,39 @@ def ego4d(folder: Path, _videos: Path) -> Converted:
     Labels of the primary categories count, of every annotator; times become those of the clip.
     """
     database: dict[str, dict] = {}
+    for where, video in _ego4d_videos(folder):
+        with _published(where, "Ego4D"):
+            entries = {clip["clip_uid"]: _moments(video["split"], clip) for clip in video["clips"]}
+            database |= {uid: entry for uid, entry in entries.items() if entry is not None}
+    return database, _sorted_labels(database)
+
+
+def ego4d_clips(folder: Path) -> dict[str, tuple[str, float, float]]:
+    """Of every clip of Ego4D's moment queries the video that it is cut out of, and from which second to which."""
+    clips: dict[str, tuple[str, float, float]] = {}
+    for where, video in _ego4d_videos(folder):
+        with _published(where, "Ego4D"):
+            for clip in video["clips"]:
+                clips[_name(clip["clip_uid"])] = (_name(video["video_uid"]), *_clip_seconds(clip))
+    return clips
+
+
+def _ego4d_videos(folder: Path) -> Iterator[tuple[str, Any]]:
+    """(file and number for messages, entry)."""
     for name in ("moments_train.json", "moments_val.json"):
         content = _json(folder / name)
         videos = content.get("videos") if isinstance(content, dict) else None
         if not isinstance(videos, list):
             raise DataError(f'{folder / name}: has no list "videos"; is it Ego4D\'s file of moment queries?')
-        for number, video in enumerate(videos):
-            with _published(f"{folder / name}: video {number}", "Ego4D"):
-                entries = {clip["clip_uid"]: _moments(video["split"], clip) for clip in video["clips"]}
-                database |= {uid: entry for uid, entry in entries.items() if entry is not None}
-    return database, _sorted_labels(database)
+        yield from ((f"{folder / name}: video {number}", video) for number, video in enumerate(videos))
+
+
+def _clip_seconds(clip: Mapping[str, Any]) -> tuple[float, float]:
+    return max(_number(clip["video_start_sec"]), 0.0), _number(clip["video_end_sec"])
 
 
 def _moments(subset: str, clip: Mapping[str, Any]) -> dict | None:
-    start, end = max(_number(clip["video_start_sec"]), 0.0), _number(clip["video_end_sec"])
+    start, end = _clip_seconds(clip)
     frames = int(clip["video_end_frame"]) - max(int(clip["video_start_frame"]), 0)
     duration = round(end - start, 4)
     annotations = [

@@ -13,10 +13,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import av
 import numpy as np
@@ -25,7 +26,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from tadjax.data.frame_index import FrameIndex, frame_index
 from tadjax.data.jobs import keep_settings, run_all
-from tadjax.data.video import decode_all
+from tadjax.data.video import decode_range
 from tadjax.errors import DataError
 
 GOP_SECONDS = 2
@@ -43,15 +44,21 @@ class Encoding:
     crf: int = 18  # x264's quality: 18 is hard to tell from the original
 
 
-def reencode(source: str | os.PathLike[str], target: str | os.PathLike[str], encoding: Encoding) -> None:
-    """Writes one video; the target appears only when it is whole.
+def reencode(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    encoding: Encoding,
+    start: float = 0.0,
+    end: float = math.inf,
+) -> None:
+    """Writes one video, or its part from second `start` to second `end`; the target appears only when it is whole.
 
     Raises DataError for a source that cannot be read or of which more than MAX_MISSING is damaged.
     """
     index, target = frame_index(source), Path(target)
     part = target.with_name(f"{target.name}.part")
     try:
-        _write(index, part, encoding)
+        _write(index, part, encoding, (start, end))
         os.replace(part, target)
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{index.path}: cannot be re-encoded to {target} ({error.strerror})") from error
@@ -60,8 +67,8 @@ def reencode(source: str | os.PathLike[str], target: str | os.PathLike[str], enc
             part.unlink()
 
 
-def _write(index: FrameIndex, path: Path, encoding: Encoding) -> None:
-    rate, shown = _plan(index, encoding)
+def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float, float]) -> None:
+    rate, shown = _plan(index, encoding, *part)
     gop = max(1, round(GOP_SECONDS * rate))
     # The same bytes every time: x264's output depends on the number of threads and, of small pictures, its macroblock
     # tree on what memory held before. B-frames that nothing refers to: decoding may skip them.
@@ -80,13 +87,16 @@ def _write(index: FrameIndex, path: Path, encoding: Encoding) -> None:
         container.mux(stream.encode())
 
 
-def _plan(index: FrameIndex, encoding: Encoding) -> tuple[Fraction, np.ndarray]:
+def _plan(index: FrameIndex, encoding: Encoding, start: float, end: float) -> tuple[Fraction, np.ndarray]:
     """The new frame rate, and of every new frame the old one that it shows: int64, ascending."""
     rate = Fraction(encoding.fps or index.rate).limit_denominator(1001)
-    if index.constant_rate and abs(rate / index.rate - 1) < 1e-5:
+    if index.constant_rate and abs(rate / index.rate - 1) < 1e-5 and (start, end) == (0.0, math.inf):
         return rate, np.arange(len(index))
-    count = max(1, round(index.info.duration * rate))
-    places = index.seconds_to_frame(np.arange(count) / float(rate))
+    duration = index.info.duration
+    if not 0 <= start < min(end, duration):
+        raise DataError(f"{index.path}: has no part from {start:g} s to {end:g} s; it lasts {duration:g} s")
+    count = max(1, round((min(end, duration) - start) * rate))
+    places = index.seconds_to_frame(start + np.arange(count) / float(rate))
     return rate, np.clip(np.floor(places + 1e-6).astype(np.int64), 0, len(index) - 1)
 
 
@@ -96,7 +106,7 @@ def _pictures(index: FrameIndex, shown: np.ndarray, short_side: int) -> Iterator
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (index.width, index.height))
     stored = (width, height) if index.rotation % 180 == 0 else (height, width)
     reformatter, last, given, stand_ins = VideoReformatter(), None, 0, 0
-    for number, frame in decode_all(index):
+    for number, frame in decode_range(index, int(shown[0]), int(shown[-1])):
         before, upto = np.searchsorted(shown, (number, number + 1))
         if upto <= given:
             continue
@@ -132,16 +142,24 @@ def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
 
 
 def reencode_folder(
-    files: Mapping[str, Path], folder: Path, encoding: Encoding, processes: int | None = None
+    files: Mapping[str, Path | tuple[Path, float, float]],
+    folder: Path,
+    encoding: Encoding,
+    processes: int | None = None,
 ) -> dict[str, DataError]:
-    """Re-encodes the files (by name) into FOLDER/NAME.mp4, those that are not there yet; errors of those that failed.
+    """Re-encodes files (by name) into FOLDER/NAME.mp4, those that are not there yet; the errors of those that failed.
 
+    A file may be given with the seconds of a part of it. What is in the folder already is taken to be whole.
     Raises DataError where the folder holds videos of another encoding, or the originals.
     """
-    if any(path.parent.resolve() == folder.resolve() for path in files.values()):
+    parts = {name: file if isinstance(file, tuple) else (file, 0.0, math.inf) for name, file in files.items()}
+    if any(path.parent.resolve() == folder.resolve() for path, _, _ in parts.values()):
         raise DataError(f"{folder}: holds the originals; give another folder to write re-encoded videos to")
+    for name in parts:
+        if PurePath(name).name != name:
+            raise DataError(f"video {name!r}: its file would lie outside {folder}")
     keep_settings(folder / SETTINGS, dataclasses.asdict(encoding))
-    jobs = {name: (path, folder / f"{name}.mp4", encoding) for name, path in files.items()}
+    jobs = {name: (path, folder / f"{name}.mp4", encoding, *part) for name, (path, *part) in parts.items()}
     jobs = {name: job for name, job in jobs.items() if not job[1].exists()}
     return run_all(reencode, jobs, "re-encoding videos", processes)[1]
 

@@ -27,7 +27,7 @@ __all__ = [
     "Frames",
     "VideoInfo",
     "collect_frames",
-    "decode_all",
+    "decode_range",
     "displayed_size",
     "draw_frames",
     "frame_index",
@@ -136,11 +136,12 @@ def draw_frames(
         yield position[pts]
 
 
-def decode_all(index: FrameIndex) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(number, picture as stored) of every frame of a file that decodes, in order: one pass over the file."""
-    numbers = {int(pts): number for number, pts in enumerate(index.pts)}
+def decode_range(index: FrameIndex, first: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(number, picture as stored) of the frames `first` to `last` that decode, in order: one pass over that part."""
+    numbers = {int(index.pts[number]): number for number in range(first, last + 1)}
+    key = int(np.searchsorted(index.key_pts, index.pts[first], side="right")) - 1 if first else -1
     with _Reader(index, careful=True) as reader:
-        for time, frame in reader.decode(-1, set(numbers)):
+        for time, frame in reader.decode(key, set(numbers)):
             yield numbers[time], frame
 
 

@@ -10,7 +10,11 @@ from tadjax.data.annotations import load_annotations
 from tadjax.data.formats import read_instances
 from tadjax.data.prepare import check_videos, main
 from tadjax.data.recipe import suggest
+from tadjax.data.video import probe, read_frames
 from tadjax.errors import DataError
+from tests.data.test_publishers import clip as moment_clip
+from tests.data.test_publishers import moments
+from tests.data.test_video import make, number_of
 from tests.test_config import load
 
 CSV = "video,start,end,label\nvideo0.mp4,0.5,2,left\nvideo0,3,4.5,right\nfilms/video1.mp4,1,2.5,left\n"
@@ -170,6 +174,40 @@ def test_publishers_files_are_converted_once_and_then_checked(small_data, tmp_pa
     assert "2 x files that are not at 30 frames a second" in capsys.readouterr().out
     assert main(arguments) == 2
     assert "exists: remove it" in capsys.readouterr().err
+
+
+def test_ego4d_clips_are_cut_out_of_the_videos(tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    make(tmp_path / "full" / "8e1a.mp4", 100, rate=10)
+    (tmp_path / "moments_train.json").write_text(moments(moment_clip("c1", 2.0, (3.0, 4.0, "walk", True))))
+    (tmp_path / "moments_val.json").write_text(moments(moment_clip("c2", 0.0, (1.0, 2.0, "sit", True)), split="val"))
+    for name in ("moments_train.json", "moments_val.json"):
+        content = json.loads((tmp_path / name).read_text())
+        clip = content["videos"][0]["clips"][0]
+        clip["video_end_sec"], clip["video_end_frame"] = clip["video_start_sec"] + 5.0, clip["video_start_frame"] + 150
+        (tmp_path / name).write_text(json.dumps(content))
+    root = tmp_path / "ego4d"
+    arguments = ["ego4d", "--source", str(tmp_path), "--full-scale", str(tmp_path / "full"), "--root", str(root)]
+    assert main([*arguments, "--processes", "0"]) == 1
+    assert "frame counts that disagree" in capsys.readouterr().out, "the made video has 10 frames a second, not 30"
+    assert number_of(read_frames(root / "videos" / "c1.mp4", [7]).frames[0]) == 27
+    assert probe(root / "videos" / "c2.mp4").frames == 50
+    assert main([*arguments, "--processes", "0"]) == 1, "again, with everything there"
+
+
+def test_re_encoding_a_public_data_set_leaves_the_originals(small_data, tmp_path, capsys):
+    (tmp_path / "videos").symlink_to(small_data / "videos")
+    for file in ("annotations.json", "classes.txt"):
+        (tmp_path / file).write_text((small_data / file).read_text())
+    before = {path: path.read_bytes() for path in (small_data / "videos").iterdir()}
+    small = tmp_path / "small"
+    arguments = ["thumos", "--root", str(tmp_path), "--reencode", str(small), "--short-side", "32", "--processes", "0"]
+    assert main(arguments) == 0
+    assert f"7 re-encoded videos are in {small}" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (small_data / "videos").iterdir()} == before
+    assert (probe(small / "video0.mp4").width, probe(small / "video0.mp4").height) == (38, 32)
+    assert main([*arguments[:-4], "--crf", "99"]) == 2
+    assert "--crf 0 to 51" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_exits_2(tmp_path, capsys):

@@ -45,6 +45,17 @@ def test_a_variable_rate_becomes_constant(tmp_path):
     assert numbers(tmp_path / "b.mp4") == wanted.tolist()
 
 
+@pytest.mark.parametrize(("start", "end", "fps"), [(0.0, 1.0, 0.0), (2.52, 4.0, 0.0), (1.2, 99.0, 50.0)])
+def test_a_part_of_a_video(tmp_path, start, end, fps):
+    source = make(tmp_path / "a.mp4", 120, rate=25, g=50, bf=2)
+    reencode(source, tmp_path / "b.mp4", Encoding(short_side=48, fps=fps), start, end)
+    rate = fps or 25
+    count = round((min(end, 4.8) - start) * rate)
+    assert numbers(tmp_path / "b.mp4") == [int((start + n / rate) * 25 + 1e-6) for n in range(count)]
+    with pytest.raises(DataError, match=r"a.mp4: has no part from 5 s to 6 s; it lasts 4.8 s"):
+        reencode(source, tmp_path / "c.mp4", Encoding(short_side=48), 5.0, 6.0)
+
+
 @pytest.mark.parametrize("rotation", [90, 180])
 def test_pictures_are_upright(tmp_path, rotation):
     source = make(tmp_path / "a.mp4", 4, rotation=rotation, qp=0)
@@ -98,6 +109,8 @@ def test_a_folder_goes_on_where_it_stopped(tmp_path):
         reencode_folder(files, folder, Encoding(short_side=48, fps=30), processes=0)
     with pytest.raises(DataError, match="holds the originals"):
         reencode_folder(files, tmp_path / "videos", SMALL, processes=0)
+    with pytest.raises(DataError, match="its file would lie outside"):
+        reencode_folder({"../b": files["b"]}, folder, SMALL, processes=0)
     assert json.loads((folder / SETTINGS).read_text()) == {"short_side": 48, "fps": 0.0, "crf": 18}
 
 
