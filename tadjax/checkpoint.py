@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from tadjax.errors import WeightsError
+from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
 from tadjax.weights import check_geometry, shapes
 
@@ -120,7 +121,7 @@ class Checkpoints:
 def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
     """Writes the frozen collections once; does nothing if they are there or nothing is frozen."""
     target = pathlib.Path(workdir).resolve() / "frozen"
-    if not jax.tree.leaves(frozen) or target.exists():
+    if not jax.tree.leaves(frozen) or hosts.of_first(target.exists()):
         return
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(target, frozen)

@@ -23,6 +23,7 @@ from tadjax.localizer import Localizer, build
 from tadjax.metrics.average_precision import average_precision
 from tadjax.metrics.instances import GroundTruth, align, read_ground_truth
 from tadjax.metrics.recall import top_kx_recall
+from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
 from tadjax.runs import load_run, read_blocked, read_subset
@@ -43,12 +44,16 @@ class Evaluator:
         for video in annotations.videos if self.classifier else ():
             self.classifier.of_video(video.name)  # one without scores is known now, not after hours of training
         self.classes = self.classifier.classes if self.classifier else classes
-        self.records = evaluation_set(config, annotations, cache)
+        with hosts.in_order():  # process 0 indexes the videos for all
+            self.records = evaluation_set(config, annotations, cache)
         self.truth = ground_truth(config, self.classes)
-        self._candidates = jax.jit(localizer.candidates)
+        self._candidates = jax.jit(localizer.candidates, out_shardings=meshes.batch_sharding(mesh))
 
     def detect(self, params: dict) -> dict[str, Detections]:
-        """Detections of every video of the subset, best first."""
+        """Detections of every video of the subset, best first; on every process, though each finds its share of them.
+
+        Process p of P takes its rows of every batch, and then suppresses in the videos p, p + P, ...
+        """
         config = self.config
         settings = PostSettings(**config.post)
         size = config.evaluation.batch_size
@@ -59,7 +64,7 @@ class Evaluator:
             workers=min(config.data.workers, len(self.records)),
             prefetch=config.data.prefetch,
         )
-        found: dict[str, list[Detections]] = defaultdict(list)
+        found: dict[int, Detections] = {}  # by window
         on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh))
         with on_mesh as batches, progress("evaluating", loaded.length) as advance:
             previous = None
@@ -72,15 +77,21 @@ class Evaluator:
                 advance()
             if previous is not None:
                 self._collect(*previous, settings, found)
-        return {name: self._finish(parts, settings, name) for name, parts in found.items()}
+        by_video: dict[int, list[Detections]] = defaultdict(list)
+        for number, detections in gather(found).items():
+            by_video[self.records.windows[number].video].append(detections)
+        names = {window.video: window.name for window in self.records.windows}
+        mine = list(by_video)[hosts.index() :: hosts.count()]
+        finished = gather({video: self._finish(by_video[video], settings, names[video]) for video in mine})
+        return {names[video]: finished[video] for video in by_video}
 
     def _collect(self, batch: Batch, candidates: dict, settings: PostSettings, found: dict) -> None:
-        rows = jax.device_get({**candidates, "window": batch["window"], "real": batch["real"]})
+        rows = hosts.rows_here({**candidates, "window": batch["window"], "real": batch["real"]})
         to_detections = postprocess if self._sliding else postprocess_video
         for row in np.flatnonzero(rows["real"]):
-            window = self.records.windows[int(rows["window"][row])]
+            number = int(rows["window"][row])
             one = (rows[name][row] for name in ("segments", "scores", "valid"))
-            found[window.name].append(to_detections(*one, window.grid, settings))
+            found[number] = to_detections(*one, self.records.windows[number].grid, settings)
 
     @property
     def _sliding(self) -> bool:
@@ -112,6 +123,20 @@ class Evaluator:
         return self.score(detections), detections
 
 
+def gather(found: dict[int, Detections]) -> dict[int, Detections]:
+    """The detections of all processes by their number (of a window, of a video), ascending.
+
+    What several processes found alike, where their devices hold the same rows, is there once.
+    """
+    mine = {f"{number}/{name}": array for number, one in found.items() for name, array in vars(one).items()}
+    everything: dict[int, dict] = defaultdict(dict)
+    for arrays in hosts.gather(mine):  # each with its own dtype: times of a video with a varying rate are float64
+        for key, array in arrays.items():
+            number, _, name = key.partition("/")
+            everything[int(number)][name] = array
+    return {number: Detections(**everything[number]) for number in sorted(everything)}
+
+
 def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """--mode=evaluate: the best checkpoint of a run on the evaluation subset; writes results.json, evaluation.json."""
     run = load_run(config, workdir)
@@ -119,9 +144,10 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     localizer = spread(build(config, len(run.classes)), mesh)
     evaluator = Evaluator(config, localizer, mesh, run.classes, workdir / "index")
     metrics, detections = evaluator(run.params)
-    print(table(metrics))
-    write_results(workdir / "results.json", detections, evaluator.classes)
-    (workdir / "evaluation.json").write_text(json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
+    if hosts.is_first():
+        print(table(metrics))
+        write_results(workdir / "results.json", detections, evaluator.classes)
+        (workdir / "evaluation.json").write_text(json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
     return metrics
 
 

@@ -6,10 +6,12 @@ python -m tadjax.main --workdir=RUN --mode=predict --video=FILE                 
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=extract     # the backbone's features
 python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN --mode=profile --topology=v5e:1   # does it fit?
 Any leaf of the config can be overridden: --config.optim.head_lr=2e-4
+The same command on several hosts is one job (launch/), also with --coordinator, --num_processes and --process_id.
 """
 
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -37,6 +39,12 @@ _OUTPUT = flags.DEFINE_string(
 )
 _TRUTH = flags.DEFINE_string("ground_truth", "", "predict: annotations to show beside the detections.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "profile: chips to compile for (v5e:1, a100:8); none: those here.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: HOST:PORT where process 0 can be reached.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: the number of this process, from 0.")
+_HEARTBEAT = flags.DEFINE_integer("heartbeat_timeout", 100, "Several hosts: seconds until a silent one counts as dead.")
+_SIGTERM_STATUS = flags.DEFINE_integer("sigterm_status", 0, "train: exit status after SIGTERM; launch/ asks for 75.")
+_PROFILE_STEPS = flags.DEFINE_list("profile_steps", [], "train: FIRST,LAST step to trace, into WORKDIR/profile.")
 
 
 def run() -> int:
@@ -50,7 +58,34 @@ def run() -> int:
     configs.check(config, configs.reference())
     if _MODE.value == "predict" and not _VIDEO.value:
         raise ConfigError("--mode=predict needs --video=FILE (or a folder, or a pattern)")
+    traced = profile_steps()
 
+    from tadjax.parallel import hosts
+
+    place = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    hosts.connect(*place, heartbeat_timeout=_HEARTBEAT.value, saves_on_sigterm=_MODE.value == "train")
+    with hosts.together():
+        staged = _MODE.value == "train" and len(config.lofi.stages) > 0
+        if hosts.several() and (staged or _MODE.value not in ("train", "evaluate")):
+            what = "config.lofi.stages" if staged else f"--mode={_MODE.value}"
+            raise ConfigError(f"{what} is for a single process, but there are {hosts.count()}")
+        status = run_mode(config, workdir, traced)
+        return _SIGTERM_STATUS.value if hosts.stopped_by_sigterm() else status
+
+
+def profile_steps() -> tuple[int, int] | None:
+    """--profile_steps as numbers; ConfigError if they are no range of steps."""
+    if not _PROFILE_STEPS.value:
+        return None
+    numbers = [int(text) if text.isdecimal() else 0 for text in _PROFILE_STEPS.value]
+    if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+        given = ",".join(_PROFILE_STEPS.value)
+        raise ConfigError(f"--profile_steps={given}: give the first and the last step, as in --profile_steps=10,15")
+    return numbers[0], numbers[1]
+
+
+def run_mode(config: Any, workdir: pathlib.Path, traced: tuple[int, int] | None) -> int:
+    """Does what --mode says; returns the exit status. traced: steps of the training for the profiler."""
     from tadjax.runs import keep_compiled
 
     keep_compiled()
@@ -61,7 +96,7 @@ def run() -> int:
     elif _MODE.value == "train":
         from tadjax.train import train
 
-        train(config, workdir)
+        train(config, workdir, profile_steps=traced)
     elif _MODE.value == "evaluate":
         from tadjax.evaluate import evaluate_run
 

@@ -16,6 +16,7 @@ from tadjax.data.features import differences, read_rules, rules_of
 from tadjax.data.records import sampling_of
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build
+from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.training.state import split
 
@@ -136,7 +137,10 @@ def check_weights(config: Any) -> None:
 
 
 def check_workdir(config: Any, workdir: pathlib.Path) -> None:
-    """Writes config.json into a new workdir; refuses one that belongs to another config, naming the fields."""
+    """Writes config.json into a new workdir; refuses one that belongs to another config, naming the fields.
+
+    Of several processes only process 0 writes; the others hold what it wrote against their own config.
+    """
     path = workdir / "config.json"
     if path.exists():
         different = configs.differences(config, configs.load(path))
@@ -145,8 +149,14 @@ def check_workdir(config: Any, workdir: pathlib.Path) -> None:
                 f"{workdir} belongs to a run of another config; give another --workdir. Fields that differ:\n  "
                 + "\n  ".join(different)
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    configs.save(config, path)
+    if hosts.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        configs.save(config, path)
+    elif not path.exists():
+        raise ConfigError(
+            f"--workdir={workdir}: process {hosts.index()} does not see there what process 0 writes; "
+            "give a folder of a file system that all hosts share"
+        )
 
 
 def decide_classes(config: Any) -> tuple[str, ...]:
@@ -191,7 +201,8 @@ def read_blocked(config: Any) -> frozenset[str]:
 
 
 def write_classes(workdir: pathlib.Path, classes: tuple[str, ...]) -> None:
-    (workdir / "classes.txt").write_text("\n".join(classes) + "\n")
+    if hosts.is_first():
+        (workdir / "classes.txt").write_text("\n".join(classes) + "\n")
 
 
 def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:

@@ -4,13 +4,11 @@ import contextlib
 import functools
 import json
 import pathlib
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from tadjax import config as configs
@@ -22,6 +20,7 @@ from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.localizer import Batch, build
+from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
 from tadjax.runs import (
@@ -36,18 +35,24 @@ from tadjax.runs import (
 )
 from tadjax.training import fidelity
 from tadjax.training.fidelity import Records
-from tadjax.training.log import Clock, MetricsLog, progress
+from tadjax.training.log import Clock, MetricsLog, Trace, progress
 from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
 from tadjax.training.state import TrainState, create, make_train_step, split
 
 
 def train(
-    config: Any, workdir: pathlib.Path, *, start: Params | None = None, index: pathlib.Path | None = None
+    config: Any,
+    workdir: pathlib.Path,
+    *,
+    start: Params | None = None,
+    index: pathlib.Path | None = None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> dict[str, float]:
     """Trains what `config` describes, evaluating on the way; returns the last evaluation.
 
     start: collections of parameters to begin with, in place of pre-trained or random ones. index: where what is known
-    of the videos' files is kept, WORKDIR/index if not given.
+    of the videos' files is kept, WORKDIR/index if not given. profile_steps: the first and the last step that JAX's
+    profiler traces, into WORKDIR/profile.
 
     Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
     was never stopped. SIGTERM saves and returns early.
@@ -56,13 +61,15 @@ def train(
     classes = decide_classes(config)
     if "backbone" not in start and not (workdir / "frozen").exists():  # otherwise the run has its backbone already
         check_weights(config)
-    check_workdir(config, workdir)
-    write_classes(workdir, classes)
+    with hosts.in_order():
+        check_workdir(config, workdir)
+        write_classes(workdir, classes)
     annotations = read_subset(config, config.data.train_subset, classes)
     for line in annotations.summary():
-        print(line, file=sys.stderr)
+        hosts.say(line)
     lower = fidelity.configs(config)
-    streams = {name: training_set(at, annotations, index) for name, at in lower.items()}
+    with hosts.in_order():  # process 0 indexes the videos for all
+        streams = {name: training_set(at, annotations, index) for name, at in lower.items()}
     epoch = steps_per_epoch(next(iter(streams.values())), config.optim.batch_size)
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
@@ -74,13 +81,14 @@ def train(
         {streams[name].shape: step_of(lower[name], len(classes), tx, mesh) for name in lower}
     )
     keep = {"keep_last": config.train.keep_last, "keep_best": config.train.keep_best}
-    with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints, hosts.together():
         state = initial_state(config, localizer, tx, mesh, workdir, checkpoints, start)
         step = int(state.step)
-        print(describe(state, config, len(records), epoch, step), file=sys.stderr)
+        hosts.say(describe(state, config, len(records), epoch, step))
         log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
         videos = [video.name for video in annotations.videos]
-        with contextlib.closing(Watch(config, workdir, videos, log, schedules(config.optim, epoch))) as watch:
+        rates, trace = learning_rates(config, epoch), Trace(workdir, profile_steps)
+        with contextlib.closing(Watch(config, workdir, videos, log, rates, trace)) as watch:
             batches = load_batches(config, records, mesh, step, config.optim.epochs * epoch)
             return loop(config, workdir, state, train_step, batches, evaluator, checkpoints, watch, epoch)
 
@@ -127,32 +135,35 @@ def loop(
 ) -> dict[str, float]:
     """Step by step from `state` to the last epoch, or to SIGTERM; returns the last evaluation."""
     train_step = jax.jit(train_step, donate_argnums=0)
-    stop = on_sigterm()
+    sigterm = hosts.Sigterm()
     step, last_step = int(state.step), config.optim.epochs * epoch
     evaluation = checkpoints.metrics(step) or {}
     with batches, progress("training", last_step, step) as advance:
         for batch in batches:
             watch.clock.add("input", batches.waited)
-            state, metrics = train_step(state, batch)
             step += 1
+            with watch.trace(step):
+                state, metrics = train_step(state, batch)
             advance(watch.after(step, metrics, batch))
+            stop = sigterm.after(step)
             if evaluates_after(config, step, epoch):
                 watch.flush()
                 with watch.clock("evaluation"):
                     evaluation, detections = evaluator({**state.frozen, **weights_of(state, config)})
-                print(f"step {step} (epoch {step / epoch:g})\n{table(evaluation)}", file=sys.stderr)
+                hosts.say(f"step {step} (epoch {step / epoch:g})\n{table(evaluation)}")
                 watch.log.write(step, evaluation)
-                write_results(workdir / "results.json", detections, evaluator.classes)
+                if hosts.is_first():
+                    write_results(workdir / "results.json", detections, evaluator.classes)
                 with watch.clock("checkpoint"):
                     checkpoints.save(state, evaluation)
-            elif step % config.train.checkpoint_every == 0 or stop.is_set():
+            elif step % config.train.checkpoint_every == 0 or stop:
                 with watch.clock("checkpoint"):
                     checkpoints.save(state)
-            if stop.is_set():
-                print(f"SIGTERM: saved at step {step}; the same command goes on from there", file=sys.stderr)
+            if stop:
+                hosts.say(f"SIGTERM: saved at step {step}; the same command goes on from there")
                 break
     watch.flush()
-    if step == last_step:
+    if step == last_step and hosts.is_first():
         (workdir / "metrics.json").write_text(json.dumps({"step": step, **evaluation}, indent=2) + "\n")
     return evaluation
 
@@ -204,20 +215,29 @@ def weights_of(state: TrainState, config: Any) -> dict:
     return state.ema if config.optim.ema_decay else state.trained
 
 
-def on_sigterm() -> threading.Event:
-    """Set once SIGTERM arrives; the loop then saves and ends."""
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    return stop
+def learning_rates(config: Any, epoch: int) -> dict[str, np.ndarray]:
+    """The learning rate of every group at every step of the run, worked out once: on a device each value of a schedule
+    is a handful of tiny programs, and waiting for one of them is waiting for the training step before it."""
+    steps = np.arange(config.optim.epochs * epoch)
+    groups = schedules(config.optim, epoch)
+    return {name: jax.device_get(jax.jit(jax.vmap(rate))(steps)) for name, rate in groups.items()}
 
 
 class Watch:
     """Looks at each step's metrics one step late, so that the host never waits for the device's last step."""
 
-    def __init__(self, config: Any, workdir: pathlib.Path, videos: list[str], log: MetricsLog, rates: dict):
+    def __init__(
+        self,
+        config: Any,
+        workdir: pathlib.Path,
+        videos: list[str],
+        log: MetricsLog,
+        rates: dict[str, np.ndarray],
+        trace: Trace,
+    ):
         self.clock = Clock()
         self.log = log
+        self.trace = trace
         self._config, self._workdir, self._videos, self._rates = config, workdir, videos, rates
         self._pending: tuple | None = None
         self._skipped: list[dict] = []
@@ -225,11 +245,13 @@ class Watch:
         self._text = ""
 
     def close(self) -> None:
+        self.trace.close()
         self.log.close()
 
     def after(self, step: int, metrics: dict, batch: Batch) -> str | None:
         """Takes note of a step; the text for the progress bar, about the step before."""
         metrics = {**metrics, "substituted_frames": batch["substituted"].sum()}
+        self.trace.after(step, metrics)
         previous, self._pending = self._pending, (step, metrics, batch["video"])
         return self._look(*previous) if previous else None
 
@@ -247,22 +269,23 @@ class Watch:
             self._skipped = []
         if step % self._config.train.log_every == 0:
             lap = self.clock.lap()
-            rates = {f"lr/{name}": float(rate(step - 1)) for name, rate in self._rates.items()}
+            rates = {f"lr/{name}": float(rate[step - 1]) for name, rate in self._rates.items()}
             speed = {"steps_per_second": self._steps / lap["seconds/all"]}
             self.log.write(step, {**numbers, **rates, **speed, **lap})
             waiting = 100 * lap.get("seconds/input", 0.0) / lap["seconds/all"]
             self._text = f"{speed['steps_per_second']:.2f} steps/s, {waiting:.0f} % waiting for data"
             self._steps = 0
-        lr = self._rates["head_no_decay"](step - 1)
-        return f"loss {numbers['loss']:.4f}, lr {float(lr):.1e}, {self._text}"
+        lr = self._rates["head_no_decay"][step - 1]
+        return f"loss {numbers['loss']:.4f}, lr {lr:.1e}, {self._text}"
 
     def _note_skipped(self, step: int, numbers: dict, videos: jax.Array) -> None:
-        names = [self._videos[i] for i in jax.device_get(videos)]
+        names = [self._videos[i] for i in hosts.all_rows(videos)]
         self._skipped.append({"step": step, "loss": repr(numbers["loss"]), "videos": names})
-        print(f"step {step} skipped: loss or gradient is not finite, videos {', '.join(names)}", file=sys.stderr)
+        hosts.say(f"step {step} skipped: loss or gradient is not finite, videos {', '.join(names)}")
         if numbers["skipped"] >= self._config.train.max_skipped:
             path = self._workdir / "not_finite.json"
-            path.write_text(json.dumps(self._skipped, indent=2) + "\n")
+            if hosts.is_first():
+                path.write_text(json.dumps(self._skipped, indent=2) + "\n")
             raise TadjaxError(
                 f"loss or gradient was not finite in {len(self._skipped)} steps in a row, up to step {step}; their "
                 f"videos stand in {path}. A lower learning rate or config.dtype=float32 is the usual cure"

@@ -7,20 +7,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from tadjax.errors import ConfigError
+from tadjax.parallel import hosts
 
 
 class MetricsLog:
     """Writes numbers to WORKDIR/metrics.jsonl (a line a step), to TensorBoard, and to W&B if `project` is given.
 
-    A resumed run first drops the lines beyond the step it resumes from: they will be written again.
+    A resumed run first drops the lines beyond the step it resumes from: they will be written again. Of several
+    processes only process 0 writes.
     """
 
     def __init__(self, workdir: pathlib.Path, resumed_at: int, project: str = "", config: dict | None = None):
+        self._writes = hosts.is_first()
+        if not self._writes:
+            return
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines(True) if _step(line) <= resumed_at]
@@ -32,6 +38,8 @@ class MetricsLog:
         self._wandb = _start_wandb(project, workdir, config) if project else None
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
         for name, value in numbers.items():
@@ -40,6 +48,8 @@ class MetricsLog:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         self._events.close()
         if self._wandb is not None:
@@ -89,12 +99,43 @@ class Clock:
         return lap
 
 
+class Trace:
+    """Traces steps first to last (both included) with JAX's profiler, into WORKDIR/profile for TensorBoard and XProf.
+
+    `with trace(step): ...` stands around a step's dispatch, `after` behind it. Process 0 traces its host and devices.
+    """
+
+    def __init__(self, workdir: pathlib.Path, steps: tuple[int, int] | None):
+        self._folder = workdir / "profile"
+        self._first, self._last = steps if steps and hosts.is_first() else (1, 0)
+        self._on = False
+
+    @contextlib.contextmanager
+    def __call__(self, step: int) -> Iterator[None]:
+        if not self._on and self._first <= step <= self._last:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+
+    def after(self, step: int, metrics: dict) -> None:
+        if self._on and step >= self._last:
+            jax.block_until_ready(metrics)  # the trace is to hold the whole of the step
+            self.close()
+
+    def close(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+
+
 @contextlib.contextmanager
 def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A progress bar: call what it yields after each step, with text to show. Prints nothing but on a terminal."""
+    """A progress bar: call what it yields after each step, with text to show. Prints only on process 0's terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console, disable=not sys.stderr.isatty())
+    silent = not (sys.stderr.isatty() and hosts.is_first())
+    bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console, disable=silent)
     with bar:
         task = bar.add_task(title, total=total, completed=done, text="")
 

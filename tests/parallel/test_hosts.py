@@ -1,0 +1,200 @@
+"""Several real processes: the same numbers as of one, the same step to stop at, and no waiting for the dead."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tadjax.checkpoint import Checkpoints
+from tadjax.errors import ConfigError
+from tadjax.parallel import hosts
+from tests.conftest import ROOT, make_small_config
+from tests.parallel.jobs import job
+from tests.test_train import arrays, assert_same_bits, lines
+
+# What SLURM tells the tasks of a step; here of two on this machine.
+SLURM = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+
+EXCHANGE = """
+import json, pathlib, sys
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from tadjax.errors import DataError
+from tadjax.parallel import hosts
+
+folder = pathlib.Path(sys.argv[1])
+hosts.connect(heartbeat_timeout=20)
+with hosts.together():
+    hosts.say("said once")
+    me = hosts.index()
+    with hosts.in_order():
+        seen = sorted(path.name for path in folder.glob("in_order.*"))
+        (folder / f"in_order.{me}").touch()
+    rows = np.arange(12.0).reshape(4, 3)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), "data"), P("data"))
+    spread = jax.make_array_from_process_local_data(sharding, rows[2 * me : 2 * me + 2])
+    gathered = hosts.gather({"a": np.arange(me + 1) / 3, "b": np.full((me, 2), me, np.int64)})
+    found = {
+        "count": hosts.count(),
+        "seen": seen,
+        "of_first": hosts.of_first(me == 0),
+        "rows_here": hosts.rows_here({"rows": spread})["rows"].tolist(),
+        "all_rows": hosts.all_rows(spread).tolist(),
+        "gathered": [{name: [array.tolist(), str(array.dtype)] for name, array in one.items()} for one in gathered],
+    }
+    (folder / f"found.{me}").write_text(json.dumps(found))
+    if me == 1:
+        raise DataError("cat.mp4 holds a dog")
+    jax.block_until_ready(hosts.all_rows(spread))  # waits for process 1, in vain
+"""
+
+
+@pytest.fixture(scope="module")
+def small(small_data):
+    """12 steps, an evaluation after 6 and at the end; little to trace and to compile."""
+    config = make_small_config(small_data)
+    config.augment.policy, config.augment.jitter, config.backbone.drop_path = "none", False, 0.0
+    config.memory.remat = "none"
+    config.head.convs, config.head.head_convs = (1, 0, 1), 1
+    config.head.regression_ranges = ((0, 4), (4, 10000))
+    config.evaluation.tiou = (0.1, 0.3)
+    return config
+
+
+@pytest.fixture(scope="module")
+def alone(small, tmp_path_factory):
+    """Workdir of a single process that has as many devices as the jobs here: so it computes in the same order."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    with job(small, workdir, 1, "--devices=2") as one:
+        assert one.wait() == 0, one.text
+    return workdir
+
+
+def assert_same_run(workdir, expected, config) -> None:
+    """Parameters, every step's numbers, every evaluation and detection, bit by bit."""
+    assert_same_bits(arrays(workdir, config), arrays(expected, config))
+    assert lines(workdir) == lines(expected)
+    for name in ("metrics.json", "results.json", "classes.txt"):
+        assert (workdir / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+# The pieces
+
+
+def test_a_single_process_is_left_alone():
+    hosts.connect()
+    assert (hosts.index(), hosts.count(), hosts.is_first(), hosts.several()) == (0, 1, True, False)
+    assert not jax.distributed.is_initialized()
+    [same] = hosts.gather({"a": np.arange(3)})
+    assert same["a"].tolist() == [0, 1, 2]
+    assert hosts.of_first(True) is True
+    with pytest.raises(ZeroDivisionError), hosts.together():
+        print(1 / 0)
+
+
+def test_incomplete_or_impossible_jobs_are_refused():
+    with pytest.raises(ConfigError, match="--coordinator, --num_processes and --process_id belong together"):
+        hosts.connect("localhost:1", 2)
+    with pytest.raises(ConfigError, match="process 2 of 2: the last is 1"):
+        hosts.connect("localhost:1", 2, 2)
+
+
+def test_processes_of_a_slurm_step_exchange_data_and_end_together(tmp_path):
+    job_id = 100_000 + os.getpid() % 4096  # sets the port
+    begin = time.monotonic()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", EXCHANGE, str(tmp_path)],
+            cwd=ROOT,
+            env={**os.environ, **SLURM, "SLURM_JOB_ID": str(job_id), "SLURM_PROCID": i, "SLURM_LOCALID": i},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in "01"
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], outputs
+    assert time.monotonic() - begin < 60
+    for output in outputs:
+        assert "error: process 1 of 2: cat.mp4 holds a dog" in output
+    assert ["said once" in output for output in outputs] == [True, False]
+
+    found = [json.loads((tmp_path / f"found.{i}").read_text()) for i in range(2)]
+    assert [one["seen"] for one in found] == [[], ["in_order.0"]]
+    assert [one["rows_here"] for one in found] == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
+    for one in found:
+        assert one["count"] == 2
+        assert one["of_first"] is True
+        assert one["all_rows"] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+        assert one["gathered"] == [
+            {"a": [[0.0], "float64"], "b": [[], "int64"]},
+            {"a": [[0.0, 1 / 3], "float64"], "b": [[[1, 1]], "int64"]},
+        ]
+
+
+# The whole
+
+
+def test_a_job_that_is_stopped_and_killed_ends_as_a_single_process_that_was_not(small, alone, tmp_path):
+    workdir = tmp_path / "run"
+    with job(small, workdir, 2) as stopped:
+        stopped.wait_for_step(2)
+        stopped.send(1, signal.SIGSTOP)  # so that the job does not end before the signal is known
+        stopped.send(0, signal.SIGTERM)
+        time.sleep(3)
+        stopped.send(1, signal.SIGCONT)
+        assert stopped.wait() == 75, stopped.text
+        [saved] = re.findall(r"^\[0\] SIGTERM: saved at step (\d+)", stopped.text, re.MULTILINE)
+        assert stopped.text.count("saved at step") == 1
+        assert stopped.text.count("devices: 2 cpu") == 1  # process 0 talks for both
+    assert Checkpoints(workdir, read_only=True).steps()[-1] == int(saved) < 6
+
+    with job(small, workdir, 2) as killed:
+        killed.wait_for_step(7)  # both have taken part in the evaluation after step 6
+        killed.send(1, signal.SIGKILL)
+        begin = time.monotonic()
+        assert killed.wait(seconds=100) not in (0, 75), killed.text
+        print(f"the other process ended {time.monotonic() - begin:.1f} s later")
+        assert f"resuming at step {saved}" in killed.text
+        assert re.search(r"^\[0\] error: process 0 of 2: another process died", killed.text, re.MULTILINE), killed.text
+
+    with job(small, workdir, 1, "--devices=2") as resumed:
+        assert resumed.wait() == 0, resumed.text
+    assert_same_run(workdir, alone, small)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes, devices", [(2, 1), (2, 2), (4, 1)])
+def test_several_processes_train_and_evaluate_as_one(small, tmp_path, processes, devices):
+    small = small.copy_and_resolve_references()
+    small.optim.batch_size = small.evaluation.batch_size = 4
+    with job(small, tmp_path / "one", 1, f"--devices={processes * devices}") as one:
+        assert one.wait() == 0, one.text
+    with job(small, tmp_path / "several", processes, f"--devices={devices}") as several:
+        assert several.wait() == 0, several.text
+    assert_same_run(tmp_path / "several", tmp_path / "one", small)
+    with job(small, tmp_path / "several", processes, "--mode=evaluate") as evaluated:
+        assert evaluated.wait() == 0, evaluated.text
+    assert (tmp_path / "several" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_falls_silent_is_missed_within_the_heartbeats_timeout(small, tmp_path):
+    """One that is stopped breaks no connection: only the heartbeat tells."""
+    with job(small, tmp_path / "run", 2, "--heartbeat_timeout=10") as silent:
+        silent.wait_for_step(2)
+        silent.send(1, signal.SIGSTOP)
+        begin = time.monotonic()
+        while silent.alive(0):
+            assert time.monotonic() - begin < 60, silent.text
+            time.sleep(0.2)
+        print(f"the other process ended {time.monotonic() - begin:.1f} s later")
+        assert "heartbeat" in silent.text
