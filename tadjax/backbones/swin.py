@@ -8,6 +8,7 @@ part of its first block here, and the norm of the last stage's output a stage of
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -65,6 +66,16 @@ class PatchMerging(nn.Module):
         return nn.Dense(width, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init, name="reduction")(x)
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which part of the time axis x is: one of `count`, with a roll over all of them, and the own part of all windows'
+    numbers (axis 0)."""
+
+    count: int = 1
+    roll: Callable[[jax.Array, int, int], jax.Array] = jnp.roll
+    own: Callable[[jax.Array, int], jax.Array] = lambda x, axis: x
+
+
 class Block(nn.Module):
     """A pre-norm transformer block whose attention stays within windows."""
 
@@ -72,11 +83,12 @@ class Block(nn.Module):
     window: Triple
     attention: str = "xla"
     dtype: Any = jnp.float32
+    share: Share = Share()
 
     @nn.compact
     def __call__(self, x: jax.Array, shifted: jax.Array, scale: jax.Array | None = None) -> jax.Array:
         """x [B, T, h, w, C]; shifted: 1 where this block's windows are, else 0; scale [2, B]: stochastic depth."""
-        attention = WindowAttention(self.heads, self.window, self.attention, self.dtype, name="attention")
+        attention = WindowAttention(self.heads, self.window, self.attention, self.dtype, self.share, name="attention")
         x = x + _scaled(attention(_norm(name="norm1")(x).astype(self.dtype), shifted), scale, 0)
         mlp = Mlp(MLP_RATIO * x.shape[-1], self.dtype, name="mlp")
         return x + _scaled(mlp(_norm(name="norm2")(x).astype(self.dtype)), scale, 1)
@@ -98,21 +110,24 @@ class WindowAttention(nn.Module):
     window: Triple
     implementation: str = "xla"
     dtype: Any = jnp.float32
+    share: Share = Share()
 
     @nn.compact
     def __call__(self, x: jax.Array, shifted: jax.Array) -> jax.Array:
         size, d = x.shape[1:4], x.shape[-1]
         # An axis no longer than the window is one window, and does not shift.
-        window = tuple(min(s, w) for s, w in zip(size, self.window, strict=True))
-        shift = tuple(0 if s <= w else w // 2 for s, w in zip(size, self.window, strict=True))
+        whole = (size[0] * self.share.count, *size[1:])
+        window = tuple(min(s, w) for s, w in zip(whole, self.window, strict=True))
+        shift = tuple(0 if s <= w else w // 2 for s, w in zip(whole, self.window, strict=True))
         x = _pad(x, window)  # after the norm: the tokens of zeros take part in the attention
         padded = x.shape[1:4]
-        x = _roll(x, shift, -shifted)
+        x = _roll(x, shift, -1, shifted, self.share)
         windows = split_windows(x, window)  # [B, n, N, C]
-        region = jnp.asarray(regions(padded, window, shift)) * (shifted > 0)  # [n, N]
+        region = regions((padded[0] * self.share.count, *padded[1:]), window, shift)
+        region = self.share.own(jnp.asarray(region), 0) * (shifted > 0)  # [n, N]
         out = self._attend(windows, region, 1 if self.implementation == "xla" else padded[0] // window[0])
         out = nn.Dense(d, dtype=self.dtype, kernel_init=_kernel_init, name="proj")(out)
-        x = _roll(join_windows(out, padded, window), shift, shifted)
+        x = _roll(join_windows(out, padded, window), shift, 1, shifted, self.share)
         return x[:, : size[0], : size[1], : size[2]]
 
     def _attend(self, x: jax.Array, region: jax.Array, parts: int) -> jax.Array:
@@ -180,15 +195,21 @@ def _pad(x: jax.Array, multiple: Triple) -> jax.Array:
     return jnp.pad(x, ((0, 0), *ends, (0, 0))) if any(end for _, end in ends) else x
 
 
-def _roll(x: jax.Array, shift: Triple, times: jax.Array) -> jax.Array:
+def _roll(x: jax.Array, shift: Triple, sign: int, shifted: jax.Array, share: Share) -> jax.Array:
     for axis, moved in enumerate(shift, start=1):
-        x = jnp.roll(x, moved * times, axis) if moved else x
+        if moved and axis == 1 and share.count > 1:
+            x = jnp.where(shifted > 0, share.roll(x, sign * moved, axis), x)
+        elif moved:
+            x = jnp.roll(x, sign * moved * shifted, axis)
     return x
 
 
 @dataclasses.dataclass(frozen=True)
 class Swin:
-    """A backbone in the project's contract (tadjax/backbones/vit.py); T frames become T/2 steps of 32 x 32 pixels."""
+    """A backbone in the project's contract (tadjax/backbones/vit.py); T frames become T/2 steps of 32 x 32 pixels.
+
+    share: what part of a window it sees; a whole number of attention windows.
+    """
 
     stem_width: int
     depths: tuple[int, int, int, int]
@@ -197,6 +218,7 @@ class Swin:
     drop_path_rate: float = 0.0
     attention: str = "xla"
     dtype: Any = jnp.float32
+    share: Share = Share()
 
     @property
     def width(self) -> int:
@@ -211,7 +233,7 @@ class Swin:
         return PatchMerging(self.dtype)
 
     def _block(self, stage: int) -> Block:
-        return Block(self.heads[stage], self.window, self.attention, self.dtype)
+        return Block(self.heads[stage], self.window, self.attention, self.dtype, self.share)
 
     def init(self, key: jax.Array) -> dict:
         """Random float32 parameters: patch_embed, stage0 to stage3 (merging, where there is one before the blocks, and

@@ -24,7 +24,7 @@ from tadjax.adaptation import stacks
 from tadjax.adaptation.petl import ShiftedAttention
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
-from tadjax.backbones.swin import Swin
+from tadjax.backbones.swin import Share, Swin
 from tadjax.backbones.vit import Stage
 from tadjax.errors import ConfigError
 from tadjax.localizer import Localizer
@@ -73,9 +73,12 @@ class _Spread(Localizer):
 def check_window(localizer: Localizer, params: Any, frames: jax.Array, shards: int) -> None:
     """ConfigError, with what would do, if `shards` devices cannot share windows like `frames` evenly."""
     backbone, wanted = localizer.backbone, f"config.mesh.clip = {shards}"
-    if isinstance(backbone, Swin):
-        raise ConfigError(f"{wanted}: Video Swin's attention is shifted over the whole window; it must be 1")
     steps = backbone.steps(frames.shape[1])
+    if isinstance(backbone, Swin) and steps % (shards * backbone.window[0]):
+        raise ConfigError(
+            f"{wanted}: the {steps} steps of a window of {frames.shape[1]} frames cannot be shared out evenly in whole "
+            f"windows of attention, of {backbone.window[0]} steps"
+        )
     clip_steps = _clip_steps(backbone, params)
     if not clip_steps:
         shape = (1, *frames.shape[1:])
@@ -119,9 +122,12 @@ def _divisors(n: int) -> str:
 def _on_device(localizer: Localizer, mesh: Mesh, params: Any) -> Localizer:
     """The plain localizer as it runs inside shard_map, where it sees one device's frames and weights."""
     fields = {field.name: getattr(localizer, field.name) for field in dataclasses.fields(Localizer)}
+    shards = mesh.shape["clip"]
+    if shards > 1 and isinstance(localizer.backbone, Swin):
+        fields["backbone"] = dataclasses.replace(localizer.backbone, share=Share(shards, roll, own_share))
     if mesh.shape["fsdp"] > 1:
-        fields["backbone"] = _Gathering(localizer.backbone, params)
-    if mesh.shape["clip"] == 1:
+        fields["backbone"] = _Gathering(fields["backbone"], params)
+    if shards == 1:
         return Localizer(**fields)
     if not _clip_steps(localizer.backbone, params):
         fields["backbone"] = _WholeWindow(fields["backbone"])

@@ -25,6 +25,7 @@ from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
 from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
+from tadjax.backbones.swin import Swin
 from tadjax.backbones.tsm import Tsm
 from tadjax.config import ConfigDict
 from tadjax.localizer import Localizer
@@ -67,6 +68,13 @@ CASES = {
         trains_backbone=True,
     ),
     "SlowFast with adapters inside": slowfast(adapter=Tia(kernel=(3, 3, 3)), layers=(1, 3, 4)),
+    "Swin with adapters inside": Localizer(
+        Swin(stem_width=8, depths=(2, 1, 3, 1), heads=(1, 2, 2, 4), window=(4, 3, 3), drop_path_rate=0.1),
+        NO_HEAD,
+        feature_length=20,
+        adapter=Tia(),
+        layers=(2, 4, 5),
+    ),
     "SlowFast, losa": slowfast(beside=Losa(width=8, image=32, frames=64, gate="one"), layers=(0, 1, 3)),
 }
 
