@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 from tests.test_config import load
 
 RECIPES = json.loads((ROOT / "tests" / "golden" / "recipes_features.json").read_text())
+CLASSIFIERS = {"CUHKANETClassifier": "cuhk", "TCANetHACSClassifier": "tcanet"}
 SHIPPED = {
     "actionformer/thumos_i3d": ("thumos_i3d", "actionformer"),
     "tridet/thumos_i3d": ("thumos_i3d", "tridet"),
@@ -21,6 +22,8 @@ SHIPPED = {
     "actionformer/epic_kitchens_slowfast_verb": ("epic_slowfast", "verb,actionformer"),
     "tridet/epic_kitchens_slowfast_noun": ("epic_slowfast", "noun,tridet"),
     "tridet/epic_kitchens_slowfast_verb": ("epic_slowfast", "verb,tridet"),
+    "actionformer/hacs_slowfast": ("hacs_slowfast", "actionformer"),
+    "tridet/hacs_slowfast": ("hacs_slowfast", "tridet"),
     "actionformer/ego4d_slowfast": ("ego4d_features", "slowfast"),
     "actionformer/ego4d_egovlp": ("ego4d_features", "egovlp"),
     "actionformer/ego4d_internvideo": ("ego4d_features", "internvideo"),
@@ -132,7 +135,7 @@ def published(recipe: dict) -> dict:
         "min_score": post["nms"]["min_score"],
         "multiclass": post["nms"]["multiclass"],
         "voting": post["nms"]["voting_thresh"],
-        "classifier": {"CUHKANETClassifier": "cuhk"}.get(post.get("external_cls", {}).get("type")),
+        "classifier": CLASSIFIERS.get(post.get("external_cls", {}).get("type")),
         "subset": recipe["evaluation"]["subset"],
         "tiou": recipe["evaluation"]["tiou_thresholds"],
         "recall_kx": recipe["evaluation"].get("top_k"),

@@ -12,7 +12,15 @@ from tests.conftest import ROOT
 from tests.test_config import FILES, load
 
 # The programs of anet_tsm18_lofi.py or thumos_i3d.py on other data, or ones that compile for a minute.
-SLOW = ("anet_r2plus1d_lofi", "anet_tsm50_lofi", "hacs_tsm18_lofi", "anet_tsp", "ego4d_features", "epic_slowfast")
+SLOW = (
+    "anet_r2plus1d_lofi",
+    "anet_tsm50_lofi",
+    "hacs_tsm18_lofi",
+    "anet_tsp",
+    "ego4d_features",
+    "epic_slowfast",
+    "hacs_slowfast",
+)
 OTHER_BACKBONES = ("slowfast50", "swinb", "slowfast50,side", "swint,finetune")  # of thumos.py
 TWINS = [
     *(pytest.param(path, "", marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in FILES),
