@@ -257,9 +257,9 @@ def base() -> ConfigDict:
     classifier.softmax = False  # the file holds logits
 
     config.mesh = mesh = ConfigDict()  # devices along each axis; -1 = what is left
-    mesh.data = -1
-    mesh.clip = 1
-    mesh.fsdp = 1
+    mesh.data = -1  # each with windows of its own
+    mesh.clip = 1  # that share a window, evenly: its clips must be a multiple of it
+    mesh.fsdp = 1  # that hold the backbone's weights in pieces, and have windows of their own as well
     return config
 
 

@@ -22,6 +22,7 @@ from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
+from tadjax.parallel.collectives import collectives, totals
 from tadjax.parallel.shard import spread
 from tadjax.runs import abstract_params
 from tadjax.train import view
@@ -76,6 +77,8 @@ def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict
     numbers |= _parameters(config, step) | _operations(config, chips)
     compiled, plan = _compile(step, chips)
     numbers |= plan
+    if compiled is not None:
+        numbers["collectives"] = totals(collectives(compiled.as_text()))
     if not topology and compiled is not None:
         numbers |= _measure(compiled, step, mesh, sampling_of(config, train=True).frames)
     return numbers | {"verdict": _verdict(config, numbers)}
@@ -83,6 +86,7 @@ def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict
 
 def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
     """The step that tadjax/train.py runs, for `config.optim.batch_size` windows, on a mesh of any devices."""
+    meshes.check_batch(config.optim, mesh)
     localizer = spread(build(config, 1 if config.data.class_agnostic else CLASSES, platform), mesh)
     tx = make_optimizer(config.optim, 100)
     trained = configs.trained_collections(config)
@@ -247,6 +251,9 @@ def _table(numbers: dict[str, Any]) -> str:
             return f"{value / GIB:.2f} GiB"
         if name == "flops":
             return f"{value / 1e12:.1f} T"
+        if name == "collectives":
+            sent = [f"{of['count']} {kind} ({of['bytes'] / 2**20:.1f} MiB)" for kind, of in value.items()]
+            return ", ".join(sent) or "none"
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     width = max(len(name) for name in numbers)

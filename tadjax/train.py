@@ -74,6 +74,7 @@ def train(
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
     mesh = meshes.make_mesh(config.mesh)
+    meshes.check_batch(config.optim, mesh)
     localizer = spread(build(config, len(classes)), mesh)
     evaluator = Evaluator(config, localizer, mesh, classes, index)
     tx = make_optimizer(config.optim, epoch)

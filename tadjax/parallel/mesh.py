@@ -84,6 +84,17 @@ def batch_shardings(mesh: Mesh) -> Mapping[str, NamedSharding]:
     return defaultdict(lambda: batch_sharding(mesh), frames=NamedSharding(mesh, FRAMES))
 
 
+def check_batch(optim: Any, mesh: Mesh) -> None:
+    """ConfigError if the (micro-)batches of config.optim cannot be split evenly over the mesh."""
+    parts = videos_at_once(mesh)
+    if optim.batch_size % (parts * optim.accumulate):
+        raise ConfigError(
+            f"config.optim.batch_size = {optim.batch_size} with config.optim.accumulate = {optim.accumulate} cannot be "
+            f"split evenly over config.mesh.data * config.mesh.fsdp = {parts} parts of the devices; take a multiple of "
+            f"{parts * optim.accumulate}"
+        )
+
+
 def videos_at_once(mesh: Mesh) -> int:
     """A batch must be a multiple of it."""
     return math.prod(mesh.shape[axis] for axis in VIDEOS[0])

@@ -77,6 +77,14 @@ def test_sizes_are_checked_against_the_devices():
         shape(4, 1, 1)
 
 
+def test_batches_that_do_not_split_evenly():
+    config = thumos_vitg.get_config("tiny")
+    config.optim.batch_size, config.optim.accumulate = 8, 2
+    meshes.check_batch(config.optim, abstract(2, 2, 2))
+    with pytest.raises(ConfigError, match=r"batch_size = 8 with .*accumulate = 2 .* fsdp = 8 parts .* multiple of 16"):
+        meshes.check_batch(config.optim, abstract(4, 1, 2))
+
+
 def window(config, clip: int) -> None:
     localizer = build(config, 3)
     params = jax.eval_shape(localizer.backbone.init, jax.random.key(0))
