@@ -97,7 +97,8 @@ def base() -> ConfigDict:
     config.backbone = backbone = ConfigDict()
     backbone.name = "vit"  # vit, slowfast, swin, tsm or r2plus1d
     backbone.size = "g"  # a key of SIZES in tadjax/backbones/NAME.py
-    backbone.image = 224  # pixels; side of the pictures that the weights were pre-trained on (vit's position table)
+    # Pixels; side of the pictures that the weights were pre-trained on: of vit's position table, and of LoSA's grids.
+    backbone.image = 224
     # Stochastic depth, rising linearly over the layers; also in frozen layers, as published. 0 but for vit and swin.
     backbone.drop_path = 0.1
     backbone.weights = ""  # folder written by convert/torch_to_flax.py
