@@ -299,7 +299,7 @@ def describe(state: TrainState, config: Any, records: int, epoch: int, step: int
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.trained)[0]:
         group = group_of(path_of(path))
         counts[group] = counts.get(group, 0) + leaf.size
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen))
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen)) + counts.pop("statistics", 0)
     trained = ", ".join(f"{group} {count:,}" for group, count in counts.items())
     start = f", resuming at step {step:,}" if step else ""
     return (
