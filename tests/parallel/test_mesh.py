@@ -81,7 +81,7 @@ def test_batches_that_do_not_split_evenly():
     config = thumos_vitg.get_config("tiny")
     config.optim.batch_size, config.optim.accumulate = 8, 2
     meshes.check_batch(config.optim, abstract(2, 2, 2))
-    with pytest.raises(ConfigError, match=r"batch_size = 8 with .*accumulate = 2 .* fsdp = 8 parts .* multiple of 16"):
+    with pytest.raises(ConfigError, match=r"batch_size = 8 with .*accumulate = 2 .*fsdp = 8 parts .* multiple of 16"):
         meshes.check_batch(config.optim, abstract(4, 1, 2))
 
 
