@@ -9,7 +9,7 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def _packed(record: Mapping[str, Any], name: str, pieces: str, split: str) -> Pa
 
 def _file(record: Mapping[str, Any], name: str, videos: str) -> str:
     path = record["path"].decode()
-    if PurePath(path).name != path:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise DataError(f"{videos}: video {name!r}: its file {path!r} would lie outside the folder of videos")
     return path
 

@@ -27,6 +27,7 @@ from tadjax.data.records import evaluation_set, training_set
 from tadjax.data.reencode import SETTINGS, Encoding, reencode_folder
 from tadjax.data.video import read_frames
 from tadjax.errors import DataError
+from tadjax.train import train
 from tests.conftest import ROOT, make_small_config
 from tests.data.test_loader import assert_same, take
 
@@ -99,6 +100,20 @@ def test_names_of_files_give_the_same_batches(root, wanted, tmp_path):
     assert_equal(batches(config_of(root, tmp_path / "tfds" / "thumos"), tmp_path), wanted)
     size = sum(path.stat().st_size for path in (tmp_path / "tfds").rglob("*") if path.is_file())
     assert size < 300_000  # two shards, which ArrayRecord fills up to whole blocks of 64 KiB
+
+
+def test_names_with_folders(small_data, tmp_path):
+    """EPIC-Kitchens keeps the videos of each person in a folder of their own."""
+    content = json.loads((small_data / "annotations.json").read_text())["database"]
+    (tmp_path / "annotations.json").write_text(
+        json.dumps({"database": {f"P01/{name}": entry for name, entry in content.items()}})
+    )
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "P01").symlink_to(small_data / "videos")
+    assert main(["thumos", "--root", str(tmp_path), "--output", str(tmp_path)]) == 0
+    data = built.read_built(str(tmp_path / "thumos"))
+    videos = data.annotations("validation").videos
+    assert data.find(videos, tmp_path / "videos") == [tmp_path / "videos" / "P01" / f"video{i}.mp4" for i in (5, 6)]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -227,9 +242,24 @@ def test_what_is_no_data_set_is_one_sentence(root, tmp_path, capsys):
 def test_names_that_tfds_would_misread_are_refused(tmp_path):
     for name, subset in (("my-data", "training"), ("mine", "all"), ("mine", "test set")):
         database = {"a": {"subset": subset, "duration": 1.0, "annotations": []}}
-        source = writer.Source(name, database, ("left",), {"a": tmp_path / "a.mp4"}, CATALOGUE["thumos"])
+        files = {"a": tmp_path / "a.mp4"}
+        source = writer.Source(name, database, ("left",), tmp_path, files, CATALOGUE["thumos"])
         with pytest.raises(DataError, match="cannot name a TFDS data set or split"):
             writer.write(source, tmp_path)
+
+
+@pytest.mark.slow
+def test_training_on_pieces_ends_as_training_on_files(root, packed, tmp_path):
+    losses, metrics = [], []
+    for name, folder in (("files", ""), ("pieces", packed)):
+        config = config_of(root, folder)
+        config.optim.epochs, config.train.eval_from_epoch = 1, 0
+        metrics.append(train(config, tmp_path / name))
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert len(losses[0]) == 3
+    assert losses[0] == losses[1]
+    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def read_source(name: str, root: Path, videos: Path) -> Source:
         name if name in DATASETS else root.name,
         {video.name: database[video.name] for video in annotations.videos},
         annotations.classes,
+        videos,
         files,
         about,
         names,

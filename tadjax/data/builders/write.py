@@ -52,7 +52,8 @@ class Source:
     name: str
     database: Mapping[str, dict]  # ActivityNet-style, only the subsets that are wanted
     classes: tuple[str, ...]
-    files: Mapping[str, Path]  # of every video but the blocked ones
+    videos: Path  # folder
+    files: Mapping[str, Path]  # in it, of every video but the blocked ones
     about: Entry
     blocked: frozenset[str] = frozenset()  # videos to leave out
 
@@ -155,7 +156,7 @@ def _write_videos(source: Source, folder: Path, places: Mapping[str, dict]) -> N
             "duration": entry["duration"],
             "segments": np.array([a["segment"] for a in known], np.float32).reshape(-1, 2),
             "labels": [numbers[a["label"]] for a in known],
-            **(places[name] if places else {"path": source.files[name].name}),
+            **(places[name] if places else {"path": source.files[name].relative_to(source.videos).as_posix()}),
         }
 
     folder.mkdir(parents=True, exist_ok=True)
