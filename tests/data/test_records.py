@@ -186,3 +186,14 @@ def test_a_file_that_is_no_video_is_reported_before_training(folder, tmp_path):
         DataError, match=r"2 of 2 videos cannot be used: .*clip0.mp4.*clip1.mp4: the video file is empty"
     ):
         records.open_sources(videos, paths, SAMPLING)
+
+
+def test_a_file_at_another_rate_than_the_recipe_is_named(folder):
+    """A file of 10 frames a second; at 30, frames would be counted that are not there."""
+    videos = [make_video(0)]
+    paths = records.find_videos(videos, folder)
+    assert records.open_sources(videos, paths, SAMPLING, fps=10.05)[0].timeline.fps == 10.05
+    with pytest.raises(
+        DataError, match=r"clip0.mp4: has 10 frames a second, config.data.fps says 30; re-encode the vi"
+    ):
+        records.open_sources(videos, paths, SAMPLING, fps=30.0)
