@@ -62,12 +62,13 @@ def base() -> ConfigDict:
     config.window = window = ConfigDict()
     window.sampling = "random_trunc"  # in training: random_trunc, sliding, or resize (the whole video to one window)
     window.eval_sampling = "sliding"  # in evaluation and prediction: sliding or resize
-    window.frames = 768  # sampled frames that go through the backbone at once
+    # Sampled frames that go through the backbone at once. Unused with snippets and with features on disk.
+    window.frames = 768
     window.feature_length = 768  # feature steps that the head sees; frames_per_feature = frames / feature_length
     window.stride = 4  # video frames between two feature steps (unused by resize)
     window.offset = 0  # video frames between a feature step's position and the first frame it covers
     # frame: the backbone sees the window's frames as one sequence; snippet: for every feature step a short snippet
-    # centred on it, alone, whose features are averaged (window.frames is unused then)
+    # centred on it, alone, whose features are averaged
     window.representation = "frame"
     window.snippet_frames = 16
     window.snippet_stride = 1  # video frames between two frames of a snippet

@@ -319,7 +319,9 @@ def _kind(default: Any) -> str:
 def _disagreements(config: ConfigDict) -> Iterator[str]:
     """What no field has wrong alone."""
     window, head, optim = config.window, config.head, config.optim
-    if window.frames % window.feature_length:
+    if config.features.path or window.representation == "snippet":
+        pass  # window.frames says nothing
+    elif window.frames % window.feature_length:
         yield (
             f"config.window.frames = {window.frames} is no multiple of config.window.feature_length = "
             f"{window.feature_length}: every feature step stands for the same number of sampled frames"
@@ -331,7 +333,7 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.window.stride = {window.stride} is no multiple of the {window.frames // window.feature_length} "
             "sampled frames per feature step (window.frames / window.feature_length)"
         )
-    yield from _of_backbone(config)
+    yield from _of_features(config) if config.features.path else _of_backbone(config)
     yield from _of_fidelities(config)
     if window.size > window.short_side:
         yield f"config.window.size = {window.size} is larger than config.window.short_side = {window.short_side}"
@@ -410,6 +412,15 @@ def _of_fidelities(config: ConfigDict) -> Iterator[str]:
             yield from (f"config.lofi.schedule = {lofi.schedule!r}, at {name}: {line}" for line in _disagreements(at))
 
 
+def _of_features(config: ConfigDict) -> Iterator[str]:
+    """What cannot be where features on disk stand in the backbone's place."""
+    if config.adaptation.method != "none":
+        yield (
+            f"config.adaptation.method = {config.adaptation.method!r}: config.features.path leaves no backbone to "
+            "adapt; it must be 'none'"
+        )
+
+
 def _of_backbone(config: ConfigDict) -> Iterator[str]:
     """What config.backbone has no size, clips, or stochastic depth for."""
     name, size, window = config.backbone.name, config.backbone.size, config.window
@@ -448,11 +459,6 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.adaptation.method = {config.adaptation.method!r} looks at whole windows: with "
             "config.window.representation = 'snippet' it must be none, full, tia or full_tia"
-        )
-    if config.features.path and config.adaptation.method != "none":
-        yield (
-            f"config.adaptation.method = {config.adaptation.method!r}: config.features.path leaves no backbone "
-            "to adapt; it must be 'none'"
         )
     if snippets and config.mesh.clip != 1:
         yield f"config.mesh.clip = {config.mesh.clip}: snippets are spread over data alone; it must be 1"
