@@ -12,6 +12,7 @@ from convert.layouts import layout_named
 from convert.mapping import flat, nested, to_flax, to_torch
 from tadjax import weights
 from tadjax.adaptation import inside
+from tadjax.adaptation.snippets import Snippets
 from tadjax.backbones import r2plus1d, vit
 from tadjax.backbones.layers import normalise
 from tadjax.backbones.r2plus1d import R2plus1d
@@ -72,6 +73,20 @@ def test_scanned_layers_equal_layers_in_a_row(name):
     )
     assert features.shape == (1, STEPS[name], backbone.width)
     np.testing.assert_allclose(features, in_a_row(params, frames), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_each_snippet_is_seen_alone(name):
+    """Two snippets of 16 frames, eight of them shared, together and one after the other."""
+    backbone, frames = TINY[name], jnp.concatenate([frames_of(), frames_of(1)[:, :8]], axis=1)
+    params = params_of(backbone)
+    run = jax.jit(lambda x: inside.run(backbone, params, x, memory=inside.Memory()))
+    alone = jnp.stack([run(frames[:, first : first + 16]).mean(1) for first in (0, 8)], axis=1)
+    for per_group in (0, 1):
+        features = Snippets(16, per_group).features(lambda x, _: run(x), frames, 2, None)
+        assert features.shape == (1, 2, backbone.width)
+        np.testing.assert_allclose(features, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TINY)
