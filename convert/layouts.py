@@ -188,17 +188,19 @@ def _tsm_mmaction(bottleneck: bool) -> tuple[Rule, ...]:
     return _tsm(bottleneck, "conv{}.conv.net", "conv{}.bn", "conv1.bn", shortcut, "conv{}.conv")
 
 
-def _tsm_release(bottleneck: bool) -> tuple[Rule, ...]:
+def _tsm_release(bottleneck: bool, shifted: str = "conv{}.net") -> tuple[Rule, ...]:
     def shortcut(torch: str, flax: str) -> tuple[Rule, ...]:
         names = (f"{torch}.downsample.0", f"{torch}.downsample.1")
         return conv_norm(*names, f"{flax}/shortcut", "conv2d_frame")
 
-    return _tsm(bottleneck, "conv{}.net", "bn{}", "bn1", shortcut, "conv{}")
+    return _tsm(bottleneck, shifted, "bn{}", "bn1", shortcut, "conv{}")
 
 
 # TSM (Lin et al. 2019) as mmaction2 and OpenTAD name it, and as the authors' repository does.
 TSM_R18, TSM_R50 = _tsm_mmaction(bottleneck=False), _tsm_mmaction(bottleneck=True)
 TSM_R18_RELEASE, TSM_R50_RELEASE = _tsm_release(bottleneck=False), _tsm_release(bottleneck=True)
+# The ResNets of pictures that they grew from: the shift has no parameters.
+RESNET18, RESNET50 = (_tsm_release(bottleneck, "conv{}") for bottleneck in (False, True))
 
 
 def _slowfast_block(pathway: str) -> Callable[[str, str], tuple[Rule, ...]]:
@@ -674,6 +676,23 @@ LAYOUTS = (
         drops=_TSM_DROPS,
         wrappers=("state_dict",),
         prefix="base_model.",
+    ),
+    Layout(
+        name="resnet18",
+        title="torchvision: ResNet-18 of pictures, for TSM-R18",
+        signature=("conv1.weight", "layer1.0.conv1.weight", "layer4.0.downsample.0.weight"),
+        absent=("layer1.0.conv3.weight",),
+        rules=RESNET18,
+        drops=_TSM_DROPS,
+        wrappers=("state_dict",),
+    ),
+    Layout(
+        name="resnet50",
+        title="torchvision: ResNet-50 of pictures, for TSM-R50",
+        signature=("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv3.weight"),
+        rules=RESNET50,
+        drops=_TSM_DROPS,
+        wrappers=("state_dict",),
     ),
 )
 

@@ -407,6 +407,11 @@ def _of_fidelities(config: ConfigDict) -> Iterator[str]:
     yield from wrong
     if any(not isinstance(lr, (int, float)) or lr <= 0 for lr in lofi.head_lrs):
         yield f"config.lofi.head_lrs = {lofi.head_lrs}: learning rates, all above 0"
+    if "head" in lofi.stages and config.adaptation.method not in ("none", "full"):
+        yield (
+            f"config.adaptation.method = {config.adaptation.method!r}: the last stage of config.lofi.stages works on "
+            "features of the backbone alone; the method must be 'full' (or 'none')"
+        )
     for name, at in fidelity.configs(config).items() if not wrong else ():
         if name != "full":
             yield from (f"config.lofi.schedule = {lofi.schedule!r}, at {name}: {line}" for line in _disagreements(at))

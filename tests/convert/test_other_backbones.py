@@ -1,4 +1,4 @@
-"""The authors' own names of TSM and SlowFast, beside mmaction2's, which the reference files have."""
+"""The authors' own names of TSM and SlowFast, beside mmaction2's, which the reference files have; plain ResNets."""
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from tadjax.backbones.tsm import Tsm
 MODELS = {
     "tsm_r18_release": Tsm(depths=(2, 2, 2, 2), bottleneck=False, stem_width=8),
     "tsm_r50_release": Tsm(depths=(3, 2, 2, 2), bottleneck=True, stem_width=8),
+    "resnet18": Tsm(depths=(2, 2, 2, 2), bottleneck=False, stem_width=8),
+    "resnet50": Tsm(depths=(3, 2, 2, 2), bottleneck=True, stem_width=8),
     "pyslowfast": SlowFast(depths=(2, 2, 3, 2), stem_width=16, lateral_norm=True),
 }
 NAMES = {
@@ -31,6 +33,16 @@ NAMES = {
         "layer1.2.conv1.net.weight": (8, 32, 1, 1),
         "layer4.1.conv3.weight": (256, 64, 1, 1),
         "layer4.1.bn3.bias": (256,),
+    },
+    "resnet18": {
+        "conv1.weight": (8, 3, 7, 7),
+        "bn1.weight": (8,),
+        "layer1.0.conv1.weight": (8, 8, 3, 3),
+        "layer4.0.downsample.1.running_mean": (64,),
+    },
+    "resnet50": {
+        "layer1.0.conv3.weight": (32, 8, 1, 1),
+        "layer4.1.bn3.running_var": (256,),
     },
     "pyslowfast": {
         "s1.pathway0_stem.conv.weight": (16, 3, 1, 7, 7),

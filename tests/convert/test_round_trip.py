@@ -46,6 +46,7 @@ def test_every_tensor_of_every_layout_comes_back_bit_by_bit(case, tmp_path):
 
 # Round trips of these are in test_other_backbones.py.
 ELSEWHERE = {"r2plus1d", "tsm_r18", "tsm_r50", "tsm_r18_release", "tsm_r50_release", "slowfast", "pyslowfast", "swin"}
+ELSEWHERE |= {"resnet18", "resnet50"}
 
 
 def test_all_layouts_are_covered():

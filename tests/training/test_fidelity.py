@@ -97,6 +97,14 @@ def test_what_a_fidelity_cannot_do_is_said_with_its_name():
         configs.check(config, configs.reference())
 
 
+def test_the_last_stage_needs_an_encoder_without_adapters():
+    config = anet_tsm18_lofi.get_config()
+    config.backbone.name, config.backbone.size, config.window.snippet_frames = "vit", "b", 16
+    config.adaptation.method = "tia"
+    with pytest.raises(configs.ConfigError, match="config.adaptation.method = 'tia': the last stage of config.lofi.st"):
+        configs.check(config, configs.reference())
+
+
 class _Named:
     def __init__(self, name: str):
         self.name = name
