@@ -5,7 +5,9 @@
     python -m tadjax.main --config=configs/demo.py --workdir=runs/demo/adatad
     python -m tadjax.main --config=configs/demo.py:head_only --workdir=runs/demo/head_only
 
-Variants: head_only (frozen backbone, no adapters; everything else equal), tiny.
+Variants: head_only (frozen backbone, no adapters; everything else equal), tiny, and the two that
+python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on the features of an encoder trained at
+low fidelity) and acp (the same last stage on the features of the encoder as it was pre-trained).
 """
 
 from configs import common
@@ -52,4 +54,21 @@ def get_config(variant: str = ""):
     variants = set(variant.split(",")) - {""}
     if "head_only" in variants:
         config.adaptation.method = "none"
+    if variants & {"lofi", "acp"}:
+        stages(config, with_encoder="lofi" in variants)
     return common.tiny(config) if "tiny" in variants else config
+
+
+def stages(config, with_encoder: bool) -> None:
+    """LoFi-E2E, or its last stage alone."""
+    lofi = config.lofi
+    config.adaptation.method = "full" if with_encoder else "none"
+    lofi.schedule = "st" if with_encoder else "full"  # one fidelity: compiling takes longer than training here
+    lofi.stages = ("warmup", "encoder", "head") if with_encoder else ("head",)
+    lofi.side_multiple = 16  # the ViT's patch
+    config.optim.backbone_lr, config.optim.backbone_weight_decay = 5e-4, 0.05
+    config.optim.epochs = config.optim.schedule_epochs = 15
+    lofi.head_optim.update(config.optim.to_dict())
+    lofi.head_optim.epochs = lofi.head_optim.schedule_epochs = 30
+    lofi.warmup_epochs = 2
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 30, 30
