@@ -13,7 +13,9 @@ is not done again and a killed one resumes, so that the same command goes on whe
 
 import json
 import pathlib
+import signal
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -44,8 +46,7 @@ def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     params, metrics = {}, {}
     for stage, of_stage in stages.items():
         if stage == "head":
-            # Every video of the job, at full fidelity, as the encoder sees it; what is there already is kept.
-            extract(of_encoder(config), workdir, backbone=params.get("backbone"))
+            make_features(config, workdir, params.get("backbone"))
             found = train_head(config, of_stage, workdir)
         else:
             start = {} if stage == "classify" else params
@@ -100,11 +101,13 @@ def train_stage(
     return run.params, metrics
 
 
-def of_encoder(config: Any) -> Any:
-    """The config under which the frozen encoder makes features: the job's, at full fidelity."""
+def make_features(config: Any, workdir: pathlib.Path, backbone: Params | None) -> None:
+    """WORKDIR/features: every video at full fidelity, as the encoder sees it (None: the config's). Whole files stay."""
     frozen = fidelity.at(config, "full")
     frozen.adaptation.method = "none"  # else it would look for a run of the encoder's own
-    return frozen
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save: the stages before asked for that
+    extract(frozen, workdir, backbone=backbone)
 
 
 def train_head(config: Any, of_stage: Any, workdir: pathlib.Path) -> tuple[Params, dict[str, float]] | None:

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from configs import anet_tsm18_lofi
 from tadjax import config as configs
+from tadjax import profiling
 from tadjax.profiling import _remedies, _verdict
 
 
@@ -25,6 +27,35 @@ def test_a_method_beside_the_backbone_has_its_own_remedies():
     config.adaptation.method, config.memory.taps, config.memory.clips_per_group = "side", "store", 8
     ways = _remedies(config)
     assert "taps=recompute" in ways[0] and not any("remat" in way for way in ways)
+
+
+def test_every_fidelity_of_a_schedule_stands_beside_full_fidelity(monkeypatch, tmp_path, capsys):
+    def numbers(config, chips, topology):
+        cost = config.window.feature_length * config.window.size**2
+        return {
+            "feature_length": config.window.feature_length,
+            "size": config.window.size,
+            "flops": 1e6 * cost,
+            "peak_bytes_per_chip": None if config.window.feature_length * config.window.size > 20000 else 2**30,
+            "fits": config.window.feature_length * config.window.size <= 20000,
+        }
+
+    monkeypatch.setattr(profiling, "_numbers", numbers)
+    found = profiling.profile(anet_tsm18_lofi.get_config("c_long"), tmp_path, None)
+    assert json.loads((tmp_path / "profile.json").read_text()) == found
+    assert {name: (one["feature_length"], one["size"]) for name, one in found.items()} == {
+        "s": (100, 112),
+        "t": (25, 224),
+        "st": (50, 158),
+        "full": (100, 224),
+    }
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["s", "100", "112", "1.25", "T", "0.25", "1.00", "GiB", "yes"],
+        ["t", "25", "224", "1.25", "T", "0.25", "1.00", "GiB", "yes"],
+        ["st", "50", "158", "1.25", "T", "0.25", "1.00", "GiB", "yes"],
+        ["full", "100", "224", "5.02", "T", "1.00", "too", "much", "no"],
+    ]
 
 
 @pytest.mark.slow

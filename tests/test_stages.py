@@ -1,7 +1,6 @@
 """LoFi-E2E's stages as one job: what each is given and leaves, and that a stopped job ends as an undisturbed one."""
 
 import json
-import threading
 
 import jax
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 
 from configs import anet_tsm18_lofi
 from tadjax import config as configs
-from tadjax import train as training
 from tadjax.evaluate import evaluate_run
+from tadjax.parallel import hosts
 from tadjax.runs import load_run
 from tadjax.stages import stage_config, train_stages
 from tests.conftest import make_small_config
@@ -90,9 +89,7 @@ def test_a_finished_job_is_not_done_again(finished, monkeypatch):
 
 def test_a_job_stopped_at_every_step_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
     config, undisturbed, metrics = finished
-    stopped = threading.Event()
-    stopped.set()
-    monkeypatch.setattr(training, "on_sigterm", lambda: stopped)
+    monkeypatch.setattr(hosts.Sigterm, "after", lambda *_: True)
     assert train_stages(config, tmp_path) == {}  # the first step of the head's two epochs is not its last
     found = train_stages(config, tmp_path)
     assert found == metrics

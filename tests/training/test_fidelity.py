@@ -1,7 +1,6 @@
 """Schedules of fidelities, a config at each, and training that changes between them."""
 
 import json
-import threading
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from tadjax import config as configs
 from tadjax import train as training
 from tadjax.heads import HEADS
 from tadjax.localizer import build
+from tadjax.parallel import hosts
 from tadjax.training import fidelity
 from tadjax.training.fidelity import CYCLE, Schedule, Stream
 from tests.conftest import make_small_config
@@ -153,10 +153,8 @@ def test_each_fidelity_compiles_once_and_a_stopped_run_goes_on_within_the_cycle(
     whole = training.train(config, tmp_path / "whole")
     assert sorted(traced) == sorted([(32, 32), (16, 64), (16, 48)])
 
-    stopped = threading.Event()
-    stopped.set()
     with monkeypatch.context() as patch:
-        patch.setattr(training, "on_sigterm", lambda: stopped)
+        patch.setattr(hosts.Sigterm, "after", lambda *_: True)
         for _ in range(2):  # a step each
             training.train(config, tmp_path / "stopped")
     assert training.train(config, tmp_path / "stopped") == whole
