@@ -19,6 +19,9 @@ from tadjax.data.frame_index import VideoInfo, index_content
 from tadjax.data.video import Frames, collect_frames, draw_frames
 from tadjax.errors import DataError
 
+# What damaged files look like to TFDS and ArrayRecord, which check sums.
+DAMAGE = (RuntimeError, OSError, LookupError, ValueError, TypeError, AttributeError)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedVideo:
@@ -49,14 +52,19 @@ class PackedVideo:
             piece = np.searchsorted(self.starts, frames, side="right") - 1
             for number in np.unique(piece):
                 begin, end = np.searchsorted(piece, (number, number + 1))
-                content = _records(self.folder, self.split)[self.first_piece + number]["content"]
-                index = index_content(content, f"{self}, piece {number}")
+                index = index_content(self._piece(int(number)), f"{self}, piece {number}")
                 for u in draw_frames(index, frames[begin:end] - self.starts[number], pictures[begin:end], short_side):
                     yield begin + u
 
         return collect_frames(
             str(self), self.info, indices, draw, short_side, center_crop=center_crop, max_missing=max_missing, out=out
         )
+
+    def _piece(self, number: int) -> bytes:
+        try:
+            return _records(self.folder, self.split)[self.first_piece + number]["content"]
+        except DAMAGE as error:
+            raise DataError(f"{self}: piece {number} cannot be read ({error}); pack the data set again") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +104,7 @@ def read_built(folder: str) -> Built:
                 name, entry = record["video"].decode(), json.loads(record["entry"])
                 database[name] = entry
                 files[name] = _packed(record, name, pieces, split) if "info" in record else _file(record, name, videos)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise DataError(f"{videos}: not a data set of python -m tadjax.data.builders ({error!r})") from error
     return Built(folder, database, classes, files)
 
@@ -115,13 +123,17 @@ def _file(record: Mapping[str, Any], name: str, videos: str) -> str:
 
 def _open(folder: str) -> Any:
     import tensorflow_datasets as tfds  # takes a second, and few need it
+    from google.protobuf.json_format import ParseError
 
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
         raise DataError(
             f"{folder}: holds no finished TFDS data set; config.data.tfds is a folder OUTPUT/NAME that "
             "python -m tadjax.data.builders has written to the end"
         )
-    return tfds.builder_from_directory(folder)
+    try:
+        return tfds.builder_from_directory(folder)
+    except (ParseError, *DAMAGE) as error:
+        raise DataError(f"{folder}: its metadata are damaged ({error}); write the data set again") from error
 
 
 @functools.lru_cache(maxsize=8)

@@ -225,7 +225,7 @@ def test_a_video_that_cannot_be_packed_is_named_and_can_be_blocked(small_data, t
     assert "video1.mp4: not a video file" in capsys.readouterr().err
     (tmp_path / "blocked.txt").write_text("video1\n")
     assert main(arguments) == 0
-    assert "6 videos, without 1 blocked ones" in capsys.readouterr().out
+    assert "holds 6 videos, without 1 blocked ones" in capsys.readouterr().out
     assert "video1" not in built.read_built(str(tmp_path / "tfds" / "thumos")).database
     assert main([*arguments, "--crf", "30"]) == 2
     assert "was begun with other settings (crf was 18, is 30)" in capsys.readouterr().err
@@ -246,6 +246,48 @@ def test_names_that_tfds_would_misread_are_refused(tmp_path):
         source = writer.Source(name, database, ("left",), tmp_path, files, CATALOGUE["thumos"])
         with pytest.raises(DataError, match="cannot name a TFDS data set or split"):
             writer.write(source, tmp_path)
+
+
+def test_a_full_disk_is_one_sentence(root, tmp_path):
+    """Files may grow to 100 kB here; the shards that are whole stay."""
+    code = (
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from tadjax.data.builders.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "thumos", "--root", root, "--output", tmp_path, *PIECES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 and all("cannot be written" in line and "File too large" in line for line in lines)
+    assert not list(tmp_path.rglob("*.part"))
+    assert main(["thumos", "--root", str(root), "--output", str(tmp_path), *PIECES]) == 0
+
+
+def test_damage_is_one_sentence_and_never_another_picture(packed, tmp_path):
+    """Each file cut off, emptied, or with a stretch of zeros."""
+    videos = built.read_built(str(packed)).files
+    indices = np.arange(0, 80, 9)
+    want = {name: video.read_frames(indices).frames for name, video in videos.items()}
+    refused = 0
+    files = [path.relative_to(packed) for path in packed.rglob("*") if path.parent.name == "1.0.0" and path.is_file()]
+    for number, file in enumerate(files):
+        for kind in range(3):
+            folder = tmp_path / f"{number}_{kind}"
+            shutil.copytree(packed, folder)
+            content = bytearray((folder / file).read_bytes())
+            middle = len(content) // 3
+            zeroed = bytes(min(100, len(content) - middle))
+            (folder / file).write_bytes(
+                (content[:middle], b"", content[:middle] + zeroed + content[middle + 100 :])[kind]
+            )
+            try:
+                for name, video in built.read_built(str(folder)).files.items():
+                    np.testing.assert_array_equal(video.read_frames(indices).frames, want[name])
+            except DataError as error:
+                assert str(folder) in str(error)
+                refused += 1
+    assert refused >= 2 * 8, "all that are cut off or empty, but for the labels' names, which TFDS goes without"
 
 
 @pytest.mark.slow

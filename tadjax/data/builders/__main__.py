@@ -16,6 +16,7 @@ from pathlib import Path
 from tadjax.data.annotations import derive_classes, load_annotations, read_classes, read_database
 from tadjax.data.builders.catalogue import CATALOGUE, Entry
 from tadjax.data.builders.write import Cutting, Source, write
+from tadjax.data.built import read_built
 from tadjax.data.prepare import DATASETS, DataSet
 from tadjax.data.records import find_videos
 from tadjax.data.reencode import add_options, encoding_from, encoding_of
@@ -78,11 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if errors:
-        print(f"finish it with the same command, after mending these videos or naming them in {root / 'blocked.txt'}")
+        print(f"mend this and give the same command again; videos named in {root / 'blocked.txt'} are left out")
         return 1
-    left_out = f", without {len(source.blocked)} blocked ones" if source.blocked else ""
-    print(f"wrote {arguments.output / source.name}: {len(source.files)} videos{left_out}; train on it with")
-    print(f"    --config.data.tfds={arguments.output / source.name}")
+    written = read_built(str(arguments.output / source.name))
+    left_out = len(source.database) - len(written.database)
+    print(f"{written.folder} holds {len(written.database)} videos, without {left_out} blocked ones; train on it with")
+    print(f"    --config.data.tfds={written.folder}")
     return 0
 
 

@@ -296,14 +296,18 @@ def _write_shard(
     serializer = ExampleSerializer(features.get_serialized_info())
     part = path.with_name(f"{path.name}.part")
     writer = ArrayRecordWriter(os.fspath(part), RECORDS)
-    for record in records:
-        writer.write(serializer.serialize_example(features.encode_example(record)))
-    writer.close()
-    if failures:
-        part.unlink()
-        return 0
-    os.replace(part, path)
-    return path.stat().st_size
+    try:
+        for record in records:
+            writer.write(serializer.serialize_example(features.encode_example(record)))
+        writer.close()
+        if failures:
+            return 0
+        os.replace(part, path)
+        return path.stat().st_size
+    except RuntimeError as error:  # what ArrayRecord raises when the disk is full
+        raise DataError(f"{path}: cannot be written ({error})") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_metadata(
