@@ -78,7 +78,7 @@ def keep_settings(path: Path, settings: Mapping) -> None:
         raise DataError(f"{path}: cannot be used ({error})") from error
     if found != settings:
         names = sorted(name for name in found.keys() | settings.keys() if found.get(name) != settings.get(name))
-        differences = ", ".join(f"{name} was {found.get(name)!r}, is {settings.get(name)!r}" for name in names)
+        differences = "; ".join(f"{name} was {found.get(name)!r}, is {settings.get(name)!r}" for name in names)
         raise DataError(f"{path.parent}: was begun with other settings ({differences:.300}); give another folder")
 
 
