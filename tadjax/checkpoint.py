@@ -4,22 +4,31 @@
     WORKDIR/frozen/                    the frozen collections, written once
     WORKDIR/checkpoints/STEP/          trained (float32), ema, resume (optimizer, head state, counters), metrics
 
+    WORKDIR/damaged/STEP/              checkpoints that could not be read, set aside
+
 Orbax writes asynchronously, each step into a temporary directory that is renamed when complete: a killed process leaves
-whole checkpoints only.
+whole checkpoints only. Its files notice when they are cut short, but not every flipped bit: so checksums of the numbers
+go with each step, and are compared when they come back.
 """
 
+import contextlib
+import itertools
+import json
 import pathlib
-import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tadjax.errors import WeightsError
+from tadjax.errors import TadjaxError, WeightsError
 from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
-from tadjax.weights import check_geometry, shapes
+from tadjax.weights import check_geometry, first_line, reading, shapes
 
 METRIC = "average_mAP"
 RESUME = ("step", "skipped", "optimizer", "head_state")  # what evaluation does not need
@@ -46,6 +55,9 @@ class Checkpoints:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
+        self._read_only = read_only
+        with hosts.in_order():
+            self._check_metrics()
         self._manager = ocp.CheckpointManager(
             self.workdir / "checkpoints",
             options=options,
@@ -53,36 +65,43 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Starts writing the state at its step; returns before it is on disk. `metrics` rank the best."""
+        """Starts writing the state at its step; returns before it is on disk. `metrics` rank the best.
+
+        Raises TadjaxError where this checkpoint, or the one before, cannot be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {
-            "trained": ocp.args.StandardSave(state.trained),
-            "ema": ocp.args.StandardSave(state.ema),
-            "resume": ocp.args.StandardSave({name: getattr(state, name) for name in RESUME}),
-        }
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+        items = _items(state)
+        args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
+        checksums = {name: checksum(item) for name, item in items.items()}
+        with self._writing():
+            self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata={"checksums": checksums})
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The newest complete state, sharded as `like` (arrays or ShapeDtypeStructs with shardings); None without one.
 
-        `like.frozen` is passed through. A damaged checkpoint is reported, removed, and the one before is taken.
+        `like.frozen` is passed through. A damaged checkpoint is reported and set aside, and the one before is taken;
+        WeightsError if there is none before it, rather than to begin anew unasked.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            items = {
-                "trained": ocp.args.StandardRestore(_abstract(like.trained)),
-                "ema": ocp.args.StandardRestore(_abstract(like.ema)),
-                "resume": ocp.args.StandardRestore(_abstract({name: getattr(like, name) for name in RESUME})),
-            }
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            found, reason = None, ""
             try:
-                found = self._manager.restore(step, args=ocp.args.Composite(**items))
-            except (OSError, ValueError, KeyError) as error:
-                reason = _first_line(error)
-                print(f"{self.workdir}/checkpoints/{step} is damaged and removed: {reason}", file=sys.stderr)
-                self._manager.delete(step)
+                found = self._read(step, _items(like))
+            except WeightsError as error:
+                reason = str(error)
+            if any(process["failed"] for process in hosts.gather({"failed": np.array(found is None)})):
+                with hosts.in_order():
+                    self._set_aside(str(step), reason or f"{self.workdir}/checkpoints/{step} is damaged")
+                self._manager.reload()
                 continue
             return like.replace(trained=found["trained"], ema=found["ema"], **found["resume"])
+        if steps:
+            raise WeightsError(
+                f"{self.workdir}: no checkpoint is whole; they lie in {self.workdir}/damaged now, and the same command "
+                "begins at step 0"
+            )
         return None
 
     def weights(self, like: dict, *, ema: bool = True, best: bool = True) -> tuple[dict, int]:
@@ -97,12 +116,54 @@ class Checkpoints:
             )
         item = "ema" if ema else "trained"
         source = f"{self.workdir}/checkpoints/{step}/{item}"
-        try:
+        with reading(source):
             check_geometry(shapes(self._manager.item_metadata(step)[item].tree), shapes(like), source)
-            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(_abstract(like))})
-            return self._manager.restore(step, args=args)[item], step
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise WeightsError(f"{source} is damaged: {_first_line(error)}") from error
+        return self._read(step, {item: like})[item], step
+
+    def _read(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Items of a step, placed as `like`; WeightsError if they are not as they were saved."""
+        source = f"{self.workdir}/checkpoints/{step}"
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()})
+        with reading(source):
+            found = self._manager.restore(step, args=args)
+            checksums = (self._manager.metadata(step).custom_metadata or {}).get("checksums", {})
+        for name in like:
+            saved, read = checksums.get(name), checksum(found[name])
+            if None not in (saved, read) and saved != read:
+                raise WeightsError(f"{source} is damaged: the numbers in {name} are not those that were saved")
+        return found
+
+    def _check_metrics(self) -> None:
+        """Orbax reads the metrics of all steps before anything else, and takes them for whole."""
+        for file in sorted((self.workdir / "checkpoints").glob("[0-9]*/metrics/metrics")):
+            try:
+                json.loads(file.read_bytes())[METRIC]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                step = file.parents[1].name
+                reason = f"{file} is damaged: {first_line(error)}"
+                if self._read_only:
+                    raise WeightsError(f"{reason}; move the folder of step {step} away") from error
+                self._set_aside(step, reason)
+
+    def _set_aside(self, step: str, reason: str) -> None:
+        """Out of the way, not deleted: what looks like damage may be a disk that comes back, or too little memory."""
+        if not hosts.is_first():
+            return
+        hosts.say(f"{reason}; set aside in {self.workdir}/damaged")
+        beside = self.workdir / "damaged"
+        beside.mkdir(exist_ok=True)
+        free = next(name for n in itertools.count() if not (beside / (name := f"{step}.{n}" if n else step)).exists())
+        (self.workdir / "checkpoints" / step).rename(beside / free)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
+            raise TadjaxError(
+                f"{self.workdir}/checkpoints: a checkpoint cannot be written ({first_line(error)}); once it can, the "
+                "same command goes on from the newest whole one"
+            ) from error
 
     def metrics(self, step: int) -> dict[str, float] | None:
         return self._manager.metrics(step)
@@ -112,10 +173,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
 
 def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
@@ -134,12 +197,27 @@ def load_frozen(workdir: pathlib.Path, like: dict) -> dict:
         return like
     if not source.exists():
         raise WeightsError(f"{source} does not exist: is {workdir} the --workdir of a run?")
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            check_geometry(shapes(checkpointer.metadata(source).item_metadata.tree), shapes(like), str(source))
-            return checkpointer.restore(source, _abstract(like))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{source} is damaged: {_first_line(error)}") from error
+    with reading(str(source)), ocp.StandardCheckpointer() as checkpointer:
+        check_geometry(shapes(checkpointer.metadata(source).item_metadata.tree), shapes(like), str(source))
+        return checkpointer.restore(source, _abstract(like))
+
+
+def checksum(tree: Any) -> int | None:
+    """CRC-32 of the numbers of a tree, leaf by leaf; None where this process does not hold them all."""
+
+    def of_leaf(leaf: Any) -> int:
+        return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).reshape(-1).view(np.uint8))
+
+    leaves = jax.tree.leaves(tree)
+    if not all(getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated for leaf in leaves):
+        return None
+    with ThreadPoolExecutor(8) as pool:
+        return zlib.crc32(np.array(list(pool.map(of_leaf, leaves)), np.uint32).tobytes())
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What of a state is saved, under which name."""
+    return {"trained": state.trained, "ema": state.ema, "resume": {name: getattr(state, name) for name in RESUME}}
 
 
 def _abstract(tree: Any) -> Any:
@@ -147,7 +225,3 @@ def _abstract(tree: Any) -> Any:
         return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None))
 
     return jax.tree.map(leaf, tree)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

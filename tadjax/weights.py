@@ -5,19 +5,20 @@ DIR/params/        Orbax: {"backbone": ..., and of a whole detector "adapter", "
 DIR/unused/        Orbax: tensors of the source that localization does not use, by their own names
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tadjax.errors import WeightsError
+from tadjax.errors import TadjaxError, WeightsError
 
 INFO = "weights.json"
 FORMAT = 1
@@ -58,8 +59,12 @@ def read_info(directory: str | pathlib.Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
-    if info.get("format") != FORMAT:
-        raise WeightsError(f"{path} is of format {info.get('format')}, this version reads {FORMAT}: convert again")
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else "none"
+        raise WeightsError(f"{path} is of format {found}, this version reads {FORMAT}: convert again")
+    for field in ("geometry", "parameters"):
+        if not isinstance(info.get(field), dict):
+            raise WeightsError(f'{path} is damaged: "{field}" is no object; convert again')
     return info
 
 
@@ -93,12 +98,23 @@ def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, An
     target = jax.tree.map(_abstract, dict(like))
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+    with reading(f"{directory}/params"), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore((directory / "params").resolve(), args=args)
+
+
+@contextlib.contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Whatever Orbax raises on files that are not whole (TensorStore: plain Exceptions) becomes one WeightsError."""
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore((directory / "params").resolve(), args=args)
-    except (OSError, ValueError, KeyError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{directory}/params is damaged: {line[:300]}") from error
+        yield
+    except TadjaxError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{source} is damaged: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def digest(params: Any) -> str:

@@ -1,6 +1,7 @@
 """What is kept on disk: the newest and the best, whole states only, and what damaged ones do."""
 
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +62,83 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(saved, item,
     checkpoints = Checkpoints(saved)
     restored = checkpoints.restore(state_at(0))
     assert int(restored.step) == 5
-    assert f"{saved}/checkpoints/6 is damaged and removed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{saved}/checkpoints/6 is damaged: " in said and f"set aside in {saved}/damaged" in said
+    assert [path.name for path in (saved / "damaged").iterdir()] == ["6"]
     checkpoints.save(state_at(6))
     checkpoints.close()
     assert int(Checkpoints(saved).restore(state_at(0)).step) == 6
+
+
+DAMAGE = {
+    "halved": lambda content: content[: len(content) // 2],
+    "one bit flipped": lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 16]) + content[len(content) // 2 + 1 :]
+    ),
+    "emptied": lambda content: b"",
+    "lost": None,
+}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory) -> pathlib.Path:
+    """Arrays large enough for files of their own, which TensorStore checks less than the small ones in its index."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    checkpoints = Checkpoints(workdir)
+    for step in (1, 2):
+        checkpoints.save(large_state_at(step), {METRIC: 50.0 + step})
+    checkpoints.close()
+    return workdir
+
+
+def large_state_at(step: int) -> TrainState:
+    kernels = [jax.random.normal(jax.random.key(10 * step + i), (64, 64)) for i in range(3)]
+    trained, ema, moment = ({"head": {"kernel": kernel}} for kernel in kernels)
+    return state_at(step).replace(trained=trained, ema=ema, optimizer=(jnp.int32(step), moment))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["halved", "one bit flipped", *(pytest.param(name, marks=pytest.mark.slow) for name in ("emptied", "lost"))],
+)
+def test_whatever_file_is_damaged_a_state_is_whole_or_the_one_before(two_steps, tmp_path, damage, capsys):
+    files = [path.relative_to(two_steps) for path in (two_steps / "checkpoints" / "2").rglob("*") if path.is_file()]
+    fallen_back = 0
+    for number, file in enumerate(sorted(files)):
+        workdir = tmp_path / str(number)
+        shutil.copytree(two_steps, workdir)
+        if DAMAGE[damage] is None:
+            (workdir / file).unlink()
+        else:
+            (workdir / file).write_bytes(DAMAGE[damage]((workdir / file).read_bytes()))
+        checkpoints = Checkpoints(workdir)
+        restored = checkpoints.restore(large_state_at(0))
+        step = int(restored.step)
+        jax.tree.map(np.testing.assert_array_equal, restored, large_state_at(step))
+        assert (step == 1) == ("set aside" in capsys.readouterr().err)
+        fallen_back += step == 1
+    assert len(files) > 25 and fallen_back >= 8
+
+
+def test_no_whole_checkpoint_left_is_said_and_nothing_is_deleted(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/trained/**/*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"no checkpoint is whole; they lie in .*/damaged now"):
+        Checkpoints(tmp_path / "run").restore(large_state_at(0))
+    assert {path.name for path in (tmp_path / "run" / "damaged").iterdir()} == {"1", "2"}
+    assert Checkpoints(tmp_path / "run").restore(large_state_at(0)) is None
+
+
+def test_damaged_weights_are_not_evaluated(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path / "run")
+    data = max((tmp_path / "run" / "checkpoints" / "2" / "ema").rglob("*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(DAMAGE["one bit flipped"](data.read_bytes()))
+    with pytest.raises(
+        WeightsError, match="checkpoints/2 is damaged: the numbers in ema are not those that were saved"
+    ):
+        Checkpoints(tmp_path / "run", read_only=True).weights(large_state_at(0).ema)
 
 
 def test_an_unfinished_checkpoint_is_no_checkpoint(saved):
