@@ -220,6 +220,7 @@ def base() -> ConfigDict:
     train.keep_best = 1  # by average mAP
     train.log_every = 10  # steps
     train.max_skipped = 10  # steps in a row with a loss or gradient that is not finite, after which the run stops
+    train.spike_factor = 4.0  # a loss above so many medians of the last 100 is logged with its videos; 0: none is
     train.wandb = ""  # project name; needs `pip install wandb`
 
     config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass

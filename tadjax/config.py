@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tadjax.errors import ConfigError
+from tadjax.files import write_whole
 
 # Fields that may differ between a run and its resumption: they change nothing of what is computed.
 RUNTIME = (
@@ -71,9 +73,27 @@ def within(low: float, high: float = float("inf"), *, above: bool = False) -> Ru
     return rule
 
 
+def each(low: float, high: float = float("inf"), *, whole: bool = False) -> Rule:
+    """A tuple of numbers, low <= number <= high; integers where `whole`."""
+
+    def rule(value: Any) -> str | None:
+        if all(_is_number(n) and low <= n <= high and not (whole and isinstance(n, float)) for n in value):
+            return None
+        upper = f" and at most {high:g}" if high != float("inf") else ""
+        return f"must be a tuple of {'integers' if whole else 'numbers'} of at least {low:g}{upper}"
+
+    return rule
+
+
+def ranges(value: Any) -> str | None:
+    """Pairs of numbers, ascending."""
+    pairs = all(isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value)
+    return None if pairs and all(low < high for low, high in value) else "must be pairs of ascending numbers"
+
+
 def pair_within(low: float, high: float) -> Rule:
     def rule(value: Any) -> str | None:
-        if len(value) == 0 or (len(value) == 2 and low <= value[0] <= value[1] <= high):
+        if len(value) == 0 or (len(value) == 2 and each(low, high)(value) is None and value[0] <= value[1]):
             return None
         return f"must be () or two numbers, ascending, from {low:g} to {high:g}"
 
@@ -82,7 +102,7 @@ def pair_within(low: float, high: float) -> Rule:
 
 def subset_of(*choices: Any) -> Rule:
     def rule(value: Any) -> str | None:
-        if len(value) and len(set(value)) == len(value) and set(value) <= set(choices):
+        if len(value) and all(value.count(v) == 1 and v in choices for v in value):
             return None
         return f"must be some of {', '.join(repr(c) for c in choices)}, each once"
 
@@ -96,6 +116,11 @@ def in_order(*choices: Any) -> Rule:
         return f"must be some of {', '.join(repr(c) for c in choices)}, in this order, or none"
 
     return rule
+
+
+def _is_number(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole or (isinstance(value, float) and math.isfinite(value))
 
 
 positive, share = within(0, above=True), within(0, 1)
@@ -142,6 +167,8 @@ RULES: dict[str, Rule] = {
         "none", "full", "tia", "full_tia", "side", "losa", "longlora", "st_adapter", "aim", "unipt"
     ),
     "adaptation.base": one_of("last", "listed"),
+    "adaptation.kernel": each(1, whole=True),
+    "adaptation.layers": each(0, whole=True),
     "adaptation.st_width": positive,
     "adaptation.group_steps": positive,
     "adaptation.ratio": within(0, 1, above=True),
@@ -153,6 +180,8 @@ RULES: dict[str, Rule] = {
     "head.name": one_of("actionformer", "tridet", "gtad", "classifier"),
     "head.width": positive,
     "head.heads": positive,
+    "head.convs": each(0, whole=True),
+    "head.regression_ranges": ranges,
     "head.max_length": positive,
     "head.head_convs": within(0),
     "head.center_sample_radius": positive,
@@ -202,6 +231,7 @@ RULES: dict[str, Rule] = {
     "optim.min_lr": within(0),
     "optim.ema_decay": within(0, 1),
     "lofi.schedule": one_of("full", "s", "t", "st", "low", "c_short", "c_long"),
+    **{f"lofi.{name}": each(0) for name in ("s", "t", "st", "low", "head_lrs")},
     "lofi.side_multiple": positive,
     "lofi.cycle_batches": positive,
     "lofi.cycle_epochs": positive,
@@ -215,6 +245,7 @@ RULES: dict[str, Rule] = {
     "train.keep_best": within(0),
     "train.log_every": positive,
     "train.max_skipped": positive,
+    "train.spike_factor": within(0),
     "memory.remat": one_of("none", "block", "nested", "offload"),
     "memory.clips_per_group": within(0),
     "memory.taps": one_of("store", "store_int8", "recompute", "offload"),
@@ -228,6 +259,8 @@ RULES: dict[str, Rule] = {
     "post.max_seg_num": positive,
     "post.voting_thresh": share,
     "evaluation.rules": one_of("opentad", "activitynet", "epic"),
+    "evaluation.tiou": each(0, 1),
+    "evaluation.recall_kx": each(1, whole=True),
     "evaluation.batch_size": positive,
     "classifier.layout": one_of("cuhk", "internvideo", "tcanet", "untrimmednet", "plain"),
     "classifier.topk": positive,
@@ -272,12 +305,13 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
     for name, value in given.items():
         if name not in known:
             continue
-        problem = _type_problem(value, known[name]) or RULES.get(name, lambda _: None)(value)
+        problem = _type_problem(value, known[name], several=name not in RULES) or RULES.get(name, lambda _: None)(value)
         if problem:
             wrong.append(f"config.{name} = {value!r}: {problem}")
     wrong = wrong or list(_disagreements(config))
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        more = [f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []
+        raise ConfigError("\n".join(wrong[:20] + more))
 
 
 def check_names(names: list[str]) -> None:
@@ -297,16 +331,17 @@ def _unknown(name: str, known: dict[str, Any]) -> str:
     return f"config.{name}: no such field" + (f"; did you mean config.{best}?" if best else "")
 
 
-def _type_problem(value: Any, default: Any) -> str | None:
+def _type_problem(value: Any, default: Any, several: bool) -> str | None:
+    """What is wrong with the type; an integer may be `several`, one a level, where no rule says what one may be."""
     if isinstance(default, bool) or isinstance(value, bool):
         return None if isinstance(default, bool) and isinstance(value, bool) else f"must be {_kind(default)}"
     if isinstance(default, (tuple, list)):
         return None if isinstance(value, (tuple, list)) else "must be a tuple"
     if isinstance(default, float):
-        return None if isinstance(value, (int, float)) and value == value else "must be a number"
+        return None if _is_number(value) else "must be a number"
     if isinstance(value, type(default)):
         return None
-    if isinstance(default, int) and isinstance(value, (tuple, list)):  # one number, or one a level
+    if several and isinstance(default, int) and isinstance(value, (tuple, list)):
         return None if all(isinstance(v, int) for v in value) else "must be an integer or a tuple of integers"
     return f"must be {_kind(default)}"
 
@@ -342,7 +377,7 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.head.max_length = {head.max_length} is below config.window.feature_length = "
             f"{window.feature_length}"
         )
-    if len(head.convs) != 3 or min(head.convs) < 0:
+    if len(head.convs) != 3:
         yield f"config.head.convs = {head.convs}: three numbers are needed (embedding, stem, branch)"
     elif len(head.regression_ranges) != head.convs[2] + 1:
         yield (
@@ -382,8 +417,6 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.classifier.path = {config.classifier.path!r}: labels come from the video classifier only with "
             "config.data.class_agnostic = True; this model knows its own"
         )
-    if any(not isinstance(k, int) or k < 1 for k in config.evaluation.recall_kx):
-        yield f"config.evaluation.recall_kx = {config.evaluation.recall_kx}: whole numbers of at least 1"
     memory, adaptation = config.memory, config.adaptation
     if adaptation.method == "side" and tuple(adaptation.kernel[1:]) not in ((), (1, 1)) and memory.clips_per_group:
         yield (
@@ -486,16 +519,19 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def save(config: ConfigDict, path: pathlib.Path) -> None:
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    write_whole(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load(path: pathlib.Path) -> ConfigDict:
     """The config of a run directory; ConfigError if it cannot be read."""
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return ConfigDict(content)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: is {path.parent} the --workdir of a run?") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from None
 
 

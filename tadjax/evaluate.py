@@ -19,6 +19,7 @@ from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import VideoClassifier, classify, load_classifier, merge_windows
 from tadjax.detections.results import Results, write_results
 from tadjax.detections.settings import PostSettings
+from tadjax.files import write_whole
 from tadjax.localizer import Localizer, build
 from tadjax.metrics.average_precision import average_precision
 from tadjax.metrics.instances import GroundTruth, align, read_ground_truth
@@ -147,7 +148,7 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     if hosts.is_first():
         print(table(metrics))
         write_results(workdir / "results.json", detections, evaluator.classes)
-        (workdir / "evaluation.json").write_text(json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
+        write_whole(workdir / "evaluation.json", json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
     return metrics
 
 

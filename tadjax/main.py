@@ -9,6 +9,7 @@ Any leaf of the config can be overridden: --config.optim.head_lr=2e-4
 The same command on several hosts is one job (launch/), also with --coordinator, --num_processes and --process_id.
 """
 
+import errno
 import pathlib
 import sys
 from typing import Any
@@ -19,6 +20,8 @@ from ml_collections import config_flags
 from tadjax import config as configs
 from tadjax.errors import ConfigError, TadjaxError
 
+# What a disk may say to any writer, at any time: nothing that a traceback would explain.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 MODES = ("train", "evaluate", "predict", "extract", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -145,6 +148,12 @@ def main(argv: list[str]) -> int:
         return run()
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        place = error.filename or f"--workdir={_WORKDIR.value}"
+        print(f"error: {place}: {error.strerror}; the same command goes on once that is put right", file=sys.stderr)
         return 2
 
 

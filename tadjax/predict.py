@@ -32,9 +32,10 @@ from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import write_results
 from tadjax.detections.settings import PostSettings
 from tadjax.errors import ConfigError, DataError, TadjaxError
+from tadjax.files import write_whole
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
-from tadjax.report.exports import clock, to_csv, to_srt, to_vtt, write_whole
+from tadjax.report.exports import clock, to_csv, to_srt, to_vtt
 from tadjax.report.page import write_page
 from tadjax.report.timeline import Instances, draw_timeline
 from tadjax.runs import Run, load_run, on_videos

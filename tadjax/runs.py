@@ -15,6 +15,7 @@ from tadjax.data.built import read_built
 from tadjax.data.features import differences, read_rules, rules_of
 from tadjax.data.records import sampling_of
 from tadjax.errors import ConfigError, DataError
+from tadjax.files import write_whole
 from tadjax.localizer import Localizer, build
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
@@ -202,7 +203,7 @@ def read_blocked(config: Any) -> frozenset[str]:
 
 def write_classes(workdir: pathlib.Path, classes: tuple[str, ...]) -> None:
     if hosts.is_first():
-        (workdir / "classes.txt").write_text("\n".join(classes) + "\n")
+        write_whole(workdir / "classes.txt", "\n".join(classes) + "\n")
 
 
 def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:

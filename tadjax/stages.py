@@ -23,6 +23,7 @@ import jax
 from tadjax import config as configs
 from tadjax.checkpoint import METRIC, Checkpoints, save_frozen
 from tadjax.extract import extract
+from tadjax.files import write_whole
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import Params, check_workdir, decide_classes, initial_params, load_run, write_classes
@@ -139,4 +140,4 @@ def join(config: Any, workdir: pathlib.Path, params: Params, metrics: dict[str, 
     checkpoints = Checkpoints(workdir)
     checkpoints.save(state, metrics)
     checkpoints.close()
-    (workdir / "metrics.json").write_text(json.dumps({"step": 0, **metrics}, indent=2) + "\n")
+    write_whole(workdir / "metrics.json", json.dumps({"step": 0, **metrics}, indent=2) + "\n")

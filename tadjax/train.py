@@ -19,6 +19,7 @@ from tadjax.data.records import training_set
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
+from tadjax.files import write_whole
 from tadjax.localizer import Batch, build
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
@@ -35,7 +36,7 @@ from tadjax.runs import (
 )
 from tadjax.training import fidelity
 from tadjax.training.fidelity import Records
-from tadjax.training.log import Clock, MetricsLog, Trace, progress
+from tadjax.training.log import Clock, MetricsLog, Spikes, Trace, progress
 from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
 from tadjax.training.state import TrainState, create, make_train_step, split
 
@@ -143,7 +144,7 @@ def loop(
         for batch in batches:
             watch.clock.add("input", batches.waited)
             step += 1
-            with watch.trace(step):
+            with watch.trace(step), watch.clock("dispatch"):  # and compiling, before the first step of each shape
                 state, metrics = train_step(state, batch)
             advance(watch.after(step, metrics, batch))
             stop = sigterm.after(step)
@@ -164,8 +165,9 @@ def loop(
                 hosts.say(f"SIGTERM: saved at step {step}; the same command goes on from there")
                 break
     watch.flush()
+    watch.log.write(step, watch.clock.lap())  # of the last evaluation and checkpoint
     if step == last_step and hosts.is_first():
-        (workdir / "metrics.json").write_text(json.dumps({"step": step, **evaluation}, indent=2) + "\n")
+        write_whole(workdir / "metrics.json", json.dumps({"step": step, **evaluation}, indent=2) + "\n")
     return evaluation
 
 
@@ -242,6 +244,7 @@ class Watch:
         self._config, self._workdir, self._videos, self._rates = config, workdir, videos, rates
         self._pending: tuple | None = None
         self._skipped: list[dict] = []
+        self._spikes = Spikes(config.train.spike_factor)
         self._steps = 0
         self._text = ""
 
@@ -262,31 +265,46 @@ class Watch:
             self._pending = None
 
     def _look(self, step: int, metrics: dict, videos: jax.Array) -> str:
-        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        with self.clock("device"):
+            numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._steps += 1
         if numbers["skipped"]:
             self._note_skipped(step, numbers, videos)
         else:
             self._skipped = []
+            self._note_spike(step, numbers["loss"], videos)
         if step % self._config.train.log_every == 0:
             lap = self.clock.lap()
             rates = {f"lr/{name}": float(rate[step - 1]) for name, rate in self._rates.items()}
             speed = {"steps_per_second": self._steps / lap["seconds/all"]}
-            self.log.write(step, {**numbers, **rates, **speed, **lap})
+            with self.clock("log"):
+                self.log.write(step, {**numbers, **rates, **speed, **lap})
             waiting = 100 * lap.get("seconds/input", 0.0) / lap["seconds/all"]
             self._text = f"{speed['steps_per_second']:.2f} steps/s, {waiting:.0f} % waiting for data"
             self._steps = 0
         lr = self._rates["head_no_decay"][step - 1]
         return f"loss {numbers['loss']:.4f}, lr {lr:.1e}, {self._text}"
 
+    def _note_spike(self, step: int, loss: float, videos: jax.Array) -> None:
+        median = self._spikes(loss)
+        if median is not None:
+            line = {"step": step, "loss": loss, "median": median, "videos": self._names(videos)}
+            if hosts.is_first():
+                with (self._workdir / "spikes.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            hosts.say(f"step {step}: loss {loss:.4g}, of late {median:.4g}; videos {', '.join(line['videos'])}")
+
+    def _names(self, videos: jax.Array) -> list[str]:
+        return [self._videos[i] for i in hosts.all_rows(videos)]
+
     def _note_skipped(self, step: int, numbers: dict, videos: jax.Array) -> None:
-        names = [self._videos[i] for i in hosts.all_rows(videos)]
+        names = self._names(videos)
         self._skipped.append({"step": step, "loss": repr(numbers["loss"]), "videos": names})
         hosts.say(f"step {step} skipped: loss or gradient is not finite, videos {', '.join(names)}")
         if numbers["skipped"] >= self._config.train.max_skipped:
             path = self._workdir / "not_finite.json"
             if hosts.is_first():
-                path.write_text(json.dumps(self._skipped, indent=2) + "\n")
+                write_whole(path, json.dumps(self._skipped, indent=2) + "\n")
             raise TadjaxError(
                 f"loss or gradient was not finite in {len(self._skipped)} steps in a row, up to step {step}; their "
                 f"videos stand in {path}. A lower learning rate or config.dtype=float32 is the usual cure"

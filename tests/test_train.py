@@ -80,6 +80,10 @@ def test_a_run_leaves_checkpoints_metrics_and_results(finished):
     config, workdir, metrics = finished
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
     assert steps == list(range(1, 13))
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    parts = ("input", "dispatch", "device", "evaluation", "checkpoint", "log")
+    spent = sum(line.get(f"seconds/{part}", 0.0) for line in log for part in parts)
+    assert 0.8 < spent / sum(line.get("seconds/all", 0.0) for line in log) <= 1.0
     assert json.loads((workdir / "metrics.json").read_text()) == {"step": 12, **metrics}
     assert set(json.loads((workdir / "results.json").read_text())["results"]) == {"video5", "video6"}
     assert list((workdir / "tensorboard").iterdir())

@@ -11,6 +11,7 @@ and those that people share (I3D, TSP, SlowFast, VideoMAE ...) state none: the c
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tadjax.data.annotations import Video
 from tadjax.data.sampling import Sample, Sampling
 from tadjax.data.video import VideoInfo
 from tadjax.errors import ConfigError, DataError
+from tadjax.files import write_whole
 
 RULES = "features.json"
 FORMAT = 1
@@ -40,6 +42,10 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], but: Sequence[str]
     return [f"{name}: {theirs.get(name)!r} there, {ours[name]!r} here" for name in names]
 
 
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
 def rows_of(rules: dict[str, Any], frames: int) -> int:
     """Rows that a video of so many frames has in a folder with these rules."""
     return rules["resized_to"] or -(-frames // rules["stride"])
@@ -51,10 +57,15 @@ def read_rules(folder: Path) -> dict[str, Any] | None:
         rules = json.loads((folder / RULES).read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder / RULES} is damaged: {error}; extract the features again") from error
     if not isinstance(rules, dict) or rules.get("format") != FORMAT:
         raise DataError(f"{folder / RULES} is not of format {FORMAT}, which this version reads: extract again")
+    for name in ("resized_to", "stride", "offset", "width"):
+        if not is_count(rules.get(name)):
+            raise DataError(f'{folder / RULES}: "{name}" is {rules.get(name)!r:.80}, not a whole number: extract again')
+    if not (rules["width"] and (rules["stride"] or rules["resized_to"])):
+        raise DataError(f'{folder / RULES}: "width", and "stride" or "resized_to", must be above 0: extract again')
     return rules
 
 
@@ -114,8 +125,8 @@ def open_npy(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is no whole .npy file of numbers: {error}") from error
+    except Exception as error:  # on garbage the parser of numpy's header may raise anything
+        raise DataError(f"{path} is no whole .npy file of numbers: {error or type(error).__name__}") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "an archive"
         raise DataError(f"{path} holds {found}; features are floating point numbers with two axes, time and channels")
@@ -180,13 +191,18 @@ class FeatureFolder:
             return VideoInfo(-(-rows // self.every) * self.stride, 0.0, 0.0, 0, 0, 0, True, "features"), None
         try:
             known = json.loads(info_path(path).read_text())
-            frames, fps, duration, times = (known[name] for name in ("frames", "fps", "duration", "times"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            frames, times = known["frames"], known["times"]
+            fps, duration = (float(known[name]) for name in ("fps", "duration"))
+            times = None if times is None else np.array(times, np.float64)
+            if not (is_count(frames) and math.isfinite(fps + duration) and min(fps, duration) >= 0):
+                raise ValueError(f"{frames!r} frames, {fps} a second, {duration} s")
+            if times is not None and not (times.shape == (frames,) and np.isfinite(times).all()):
+                raise ValueError(f'"times" are not the seconds of {frames} frames')
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{info_path(path)} is missing or damaged ({error}): extract the video again") from error
         if rows != rows_of(self.rules, frames):
             wanted = rows_of(self.rules, frames)
             raise DataError(f"{path} has {rows} rows, but its video's {frames} frames make {wanted}: extract it again")
-        times = None if times is None else np.array(times, np.float64)
         return VideoInfo(frames, fps, duration, 0, 0, 0, times is None, "features"), times
 
     def window(self, path: Path, sampling: Sampling, sample: Sample) -> np.ndarray:
@@ -285,6 +301,4 @@ def resized(features: np.ndarray, length: int) -> np.ndarray:
 
 def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 1) -> None:
     """Writes a file that appears whole or not at all."""
-    unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(content, indent=indent) + "\n")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(content, indent=indent) + "\n")

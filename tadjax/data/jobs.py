@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tadjax.errors import DataError
+from tadjax.files import write_whole
 
 Result = TypeVar("Result")
 
@@ -80,10 +81,3 @@ def keep_settings(path: Path, settings: Mapping) -> None:
         names = sorted(name for name in found.keys() | settings.keys() if found.get(name) != settings.get(name))
         differences = "; ".join(f"{name} was {found.get(name)!r}, is {settings.get(name)!r}" for name in names)
         raise DataError(f"{path.parent}: was begun with other settings ({differences:.300}); give another folder")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A reader finds all of the text, or no file."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -123,6 +123,8 @@ def load_classifier(
         raise DataError(f"{path}: layout {layout} is {expected}; the file is not")
     if classes is None:
         raise DataError(f"{path}: layout plain holds no class names; give them as `classes`")
+    if not all(isinstance(name, str) and name for name in classes):
+        raise DataError(f"{path}: a class name is no text, or empty")
     table = {}
     for video, row in results.items():
         try:
@@ -145,7 +147,7 @@ def _untrimmednet(path: pathlib.Path, topk: int) -> VideoClassifier:
         rows = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
+    except Exception as error:  # on garbage the parser of numpy's header may raise anything
         raise DataError(f"{path}: not a .npy file of video classifier scores ({error})") from None
     if rows.ndim != 2 or rows.shape[1] < max(THUMOS_CLASS_NUMBERS.values()):
         raise DataError(f"{path}: an array of shape {rows.shape}; layout untrimmednet is [videos, 101]")

@@ -16,6 +16,7 @@ import numpy as np
 
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError
+from tadjax.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +49,7 @@ def write_results(
     }
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content))
-    unfinished.replace(path)
+    write_whole(path, json.dumps(content))
 
 
 def read_results(path: str | pathlib.Path, field: str = "label", problems: list[str] | None = None) -> Results:
@@ -72,11 +71,21 @@ def read_json(path: str | pathlib.Path) -> object:
     """The content of a .json or .json.gz file; DataError where it is missing, or not JSON."""
     try:
         data = pathlib.Path(path).read_bytes()
-        return json.loads(gzip.decompress(data) if str(path).endswith(".gz") else data)
+        text = gzip.decompress(data) if str(path).endswith(".gz") else data
+        return json.loads(text, object_pairs_hook=_no_repeated_keys)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError, zlib.error) as error:
+    except (ValueError, EOFError, zlib.error, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error})") from None
+
+
+def _no_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of a video listed twice (two files put together) the first half would silently be lost."""
+    entry = dict(pairs)
+    if len(entry) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice in one object")
+    return entry
 
 
 def parse_results(
@@ -91,7 +100,7 @@ def parse_results(
     for video, found in entries.items():
         try:
             detections = _to_arrays(found, field, numbers)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(f"{source}: video {video}, {_first_defect(found, field)}") from None
         finite = np.isfinite(detections.scores) & np.isfinite(detections.segments).all(axis=1)
         if not finite.all():
@@ -133,7 +142,7 @@ def _first_defect(found: object, field: str) -> str:
                 return f'entry {index} has no "{key}"'
         try:
             _to_arrays([entry], field, {})
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             given = f"segment {entry['segment']!r}, score {entry['score']!r}"
             return f"entry {index}: {given}; [start, end] and a number expected"
     return "an entry is malformed"

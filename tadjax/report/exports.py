@@ -2,19 +2,9 @@
 
 import csv
 import io
-import os
-import pathlib
 from collections.abc import Sequence
 
 from tadjax.detections.decode import Detections
-
-
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    path = pathlib.Path(path)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    unfinished.replace(path)
 
 
 def to_csv(video: str, found: Detections, classes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Sequence
 
 from tadjax.detections.decode import Detections
-from tadjax.report.exports import write_whole
+from tadjax.files import write_whole
 from tadjax.report.timeline import Instances
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")

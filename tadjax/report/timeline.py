@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from tadjax.detections.decode import Detections
+from tadjax.files import write_whole
 from tadjax.metrics.matching import segment_tiou
-from tadjax.report.exports import clock, write_whole
+from tadjax.report.exports import clock
 
 # Okabe and Ito's palette, without its black and its yellow (too pale on white): told apart by colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

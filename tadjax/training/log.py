@@ -3,8 +3,10 @@
 import contextlib
 import json
 import pathlib
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import jax
@@ -97,6 +99,20 @@ class Clock:
         lap["seconds/all"] = now - self._begin
         self.seconds, self._begin = {}, now
         return lap
+
+
+class Spikes:
+    """Which losses stand out: those above `factor` times the median of the last 100, once there are 20. 0: none."""
+
+    def __init__(self, factor: float):
+        self._factor = factor
+        self._losses: deque[float] = deque(maxlen=100)
+
+    def __call__(self, loss: float) -> float | None:
+        """Takes note of a finite loss; the median if it stands out. It counts from then on: a new level is no spike."""
+        median = statistics.median(self._losses) if self._factor and len(self._losses) >= 20 else float("inf")
+        self._losses.append(loss)
+        return median if loss > self._factor * median else None
 
 
 class Trace:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tadjax.detections.decode import Detections
-from tadjax.report.exports import clock, to_csv, to_srt, to_vtt, write_whole
+from tadjax.report.exports import clock, to_csv, to_srt, to_vtt
 
 CLASSES = ("jump", 'say "hi", <b>&\nwave')
 FOUND = Detections(
@@ -46,11 +46,3 @@ def test_no_detections_are_valid_files():
 
 def test_clock_rounds_before_it_splits():
     assert [clock(s) for s in (0, 7.34, 59.96, 725, 3723.4)] == ["0:00.0", "0:07.3", "1:00.0", "12:05.0", "1:02:03.4"]
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "x.txt"
-    write_whole(path, "old")
-    write_whole(path, "new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]

@@ -35,9 +35,10 @@ from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
 from tadjax.data.builders.catalogue import Entry
 from tadjax.data.frame_index import FrameIndex, frame_index, open_video
-from tadjax.data.jobs import keep_settings, run_all, write_whole
+from tadjax.data.jobs import keep_settings, run_all
 from tadjax.data.reencode import Encoding, reencode
 from tadjax.errors import DataError
+from tadjax.files import write_whole
 
 VERSION = "1.0.0"
 SHARD_SECONDS = 1800  # of video in a shard of pieces: some 200 MB at a short side of 256

@@ -1,0 +1,52 @@
+"""What a run tells: spikes with their videos, and where every second went."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tadjax.train import Watch
+from tadjax.training.log import Clock, MetricsLog, Spikes, Trace
+
+
+def test_a_spike_is_above_a_multiple_of_the_median_and_a_new_level_is_none():
+    spikes = Spikes(3.0)
+    assert [spikes(1.5) for _ in range(20)] == [None] * 20
+    assert spikes(4.5) is None
+    assert spikes(4.6) == 1.5
+    assert [spikes(9.0) for _ in range(30)].count(None) >= 10
+    assert spikes(9.0) is None
+
+
+@pytest.mark.parametrize(("factor", "first"), [(4.0, 19), (0.0, 25)])
+def test_nothing_stands_out_before_there_is_a_level_or_where_none_is_wanted(factor, first):
+    spikes = Spikes(factor)
+    assert [spikes(loss) for loss in [1.0] * first + [1e9]] == [None] * (first + 1)
+
+
+def test_a_spike_is_logged_with_its_videos(tmp_path, capsys):
+    settings = SimpleNamespace(spike_factor=4.0, log_every=1, max_skipped=2)
+    log = MetricsLog(tmp_path, 0)
+    rates = {"head_no_decay": [1e-4] * 31}
+    watch = Watch(SimpleNamespace(train=settings), tmp_path, ["a", "b", "c"], log, rates, Trace(tmp_path, None))
+    for step in range(1, 32):
+        metrics = {"loss": np.float32(9 if step == 30 else 2), "skipped": np.float32(0)}
+        watch.after(step, metrics, {"substituted": np.zeros(2), "video": np.array([2, 0])})
+    watch.flush()
+    watch.close()
+    (line,) = (json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines())
+    assert line == {"step": 30, "loss": 9.0, "median": 2.0, "videos": ["c", "a"]}
+    assert "step 30: loss 9, of late 2; videos c, a" in capsys.readouterr().err
+
+
+def test_the_clock_knows_where_every_second_went():
+    clock = Clock()
+    with clock("evaluation"):
+        time.sleep(0.05)
+    clock.add("input", 0.01)
+    lap = clock.lap()
+    assert list(lap) == ["seconds/evaluation", "seconds/input", "seconds/all"]
+    assert 0.05 <= lap["seconds/evaluation"] <= lap["seconds/all"]
+    assert clock.lap().keys() == {"seconds/all"}
