@@ -30,6 +30,7 @@ from tadjax.errors import DataError
 from tadjax.train import train
 from tests.conftest import ROOT, make_small_config
 from tests.data.test_loader import assert_same, take
+from tests.data.test_video import make
 
 PIECES = ("--embed", "--seconds", "4", "--processes", "0")
 
@@ -170,6 +171,22 @@ def test_a_piece_is_as_long_as_asked_and_begins_at_a_key_frame(root):
     assert writer.piece_starts(index, 0).tolist() == [0, 20, 40, 60, 80, 100, 120]
     assert writer.piece_starts(index, 5.0).tolist() == [0, 60, 120]
     assert writer.piece_starts(index, 1e9).tolist() == [0]
+
+
+def test_a_file_that_cannot_be_cut_is_refused(tmp_path):
+    """Frames before a key frame in time that come after it in the file need it and the ones before."""
+    for name, gop in (("open", "open-gop=1"), ("closed", "open-gop=0")):
+        make(
+            tmp_path / f"{name}.mp4",
+            60,
+            bf=3,
+            x264_params=f"keyint=10:min-keyint=5:scenecut=0:{gop}:bframes=3:b-adapt=0",
+        )
+    index = frame_index(tmp_path / "closed.mp4")
+    assert len(list(writer.cut(index, writer.piece_starts(index, 0)))) == 6
+    index = frame_index(tmp_path / "open.mp4")
+    with pytest.raises(DataError, match="open.mp4: its groups of pictures are not closed, so it cannot be cut"):
+        list(writer.cut(index, writer.piece_starts(index, 0)))
 
 
 def test_frames_beyond_the_end_are_those_of_the_file(root, packed):

@@ -256,20 +256,30 @@ def piece_starts(index: FrameIndex, seconds: float) -> np.ndarray:
 
 
 def cut(index: FrameIndex, starts: np.ndarray) -> Iterator[bytes]:
-    """The pieces of a video that begin at its frames `starts`, each an MP4 file; packets are copied as they are."""
+    """The pieces of a video that begin at its frames `starts`, each an MP4 file; packets are copied as they are.
+
+    Raises DataError where frames need others across a cut.
+    """
     first = set(index.pts[starts].tolist())
     container, stream = open_video(index.path)
     with container:
-        packets = (packet for packet in container.demux(stream) if packet.size)
-        piece, target = None, None
-        for packet in packets:
+        piece, target, latest = None, None, -1
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue  # the end of the stream
             if packet.is_keyframe and packet.pts in first:
                 if piece is not None:
                     target.close()
                     yield piece.getvalue()
-                piece, offset = io.BytesIO(), packet.pts
+                piece, offset, before = io.BytesIO(), packet.pts, latest
                 target = av.open(piece, "w", format="mp4")
                 copied = target.add_stream_from_template(stream)
+            if packet.dts is None or not before < offset <= packet.pts:
+                raise DataError(
+                    f"{index.path}: its groups of pictures are not closed, so it cannot be cut; pack the folder of "
+                    "originals, which are re-encoded on the way"
+                )
+            latest = max(latest, packet.pts)
             packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
             packet.stream = copied
             target.mux(packet)
