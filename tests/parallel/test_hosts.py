@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 
+from launch.local import free_port
+from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints
 from tadjax.errors import ConfigError
 from tadjax.parallel import hosts
@@ -53,6 +55,39 @@ with hosts.together():
     if me == 1:
         raise DataError("cat.mp4 holds a dog")
     jax.block_until_ready(hosts.all_rows(spread))  # waits for process 1, in vain
+"""
+
+
+EVALUATE = """
+import json, pathlib, sys
+import jax, jax.numpy as jnp, numpy as np
+from tadjax import config as configs
+from tadjax.evaluate import Evaluator
+from tadjax.parallel import hosts
+from tadjax.parallel import mesh as meshes
+from tadjax.runs import decide_classes
+import types
+
+folder, address, count, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+config = configs.load(folder / "config.json")
+hosts.connect(address, count, index)
+
+def candidates(params, batch):  # what moves, by how much: other segments and scores in every window
+    frames = batch["frames"].astype(jnp.float32) / 255
+    change = jnp.abs(frames[:, 1:] - frames[:, :-1]).mean(axis=(2, 3, 4))  # [B, T - 1]
+    start = jnp.arange(0.0, change.shape[1], 2.0)
+    segments = jnp.broadcast_to(jnp.stack([start, start + 8], -1), (len(frames), len(start), 2))
+    scores = jnp.stack([change[:, ::2], 0.9 * change[:, ::2], 0.5 * change[:, ::2]], -1) * 10
+    return {"segments": segments, "scores": scores, "valid": jnp.ones(segments.shape[:2], bool)}
+
+with hosts.together():
+    mesh = meshes.make_mesh(config.mesh)
+    evaluator = Evaluator(
+        config, types.SimpleNamespace(candidates=candidates), mesh, decide_classes(config), folder / "index"
+    )
+    metrics, detections = evaluator({})
+    found = {name: [a.tolist() for a in vars(one).values()] for name, one in detections.items()}
+    (folder / f"found.{count}.{index}").write_text(json.dumps([metrics, found]))
 """
 
 
@@ -140,6 +175,28 @@ def test_processes_of_a_slurm_step_exchange_data_and_end_together(tmp_path):
         ]
 
 
+def test_evaluation_spread_over_processes_finds_exactly_what_one_finds(small, tmp_path):
+    """Also where the windows, five, do not divide by the batch, nor the videos by the processes."""
+    config = small.copy_and_resolve_references()
+    config.post.pre_nms_thresh, config.evaluation.tiou = 0.0, (0.1, 0.3)
+    config.data.eval_subset = "training"
+    configs.save(config, tmp_path / "config.json")
+    address = "localhost:0"
+    for count in (1, 2):
+        if count > 1:
+            address = f"localhost:{free_port()}"
+        processes = [
+            subprocess.Popen([sys.executable, "-c", EVALUATE, tmp_path, address, str(count), str(i)], cwd=ROOT)
+            for i in range(count)
+        ]
+        assert [process.wait(timeout=120) for process in processes] == [0] * count
+    metrics, found = json.loads((tmp_path / "found.1.0").read_text())
+    assert metrics["average_mAP"] > 1
+    assert sorted(found) == [f"video{i}" for i in range(5)]
+    for index in range(2):
+        assert json.loads((tmp_path / f"found.2.{index}").read_text()) == [metrics, found]
+
+
 # The whole
 
 
@@ -172,10 +229,12 @@ def test_a_job_that_is_stopped_and_killed_ends_as_a_single_process_that_was_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, devices", [(2, 1), (2, 2), (4, 1)])
-def test_several_processes_train_and_evaluate_as_one(small, tmp_path, processes, devices):
+@pytest.mark.parametrize("processes, devices, clip", [(2, 1, 1), (2, 2, 2), (2, 1, 2), (4, 1, 1)])
+def test_several_processes_train_and_evaluate_as_one(small, tmp_path, processes, devices, clip):
+    """Videos over processes, clips of a window over the devices of one, and over processes."""
     small = small.copy_and_resolve_references()
     small.optim.batch_size = small.evaluation.batch_size = 4
+    small.mesh.clip = clip
     with job(small, tmp_path / "one", 1, f"--devices={processes * devices}") as one:
         assert one.wait() == 0, one.text
     with job(small, tmp_path / "several", processes, f"--devices={devices}") as several:
