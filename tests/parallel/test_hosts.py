@@ -17,6 +17,7 @@ from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints
 from tadjax.errors import ConfigError
 from tadjax.parallel import hosts
+from tadjax.runs import check_workdir
 from tests.conftest import ROOT, make_small_config
 from tests.parallel.jobs import job
 from tests.test_train import arrays, assert_same_bits, lines
@@ -141,6 +142,13 @@ def test_incomplete_or_impossible_jobs_are_refused():
         hosts.connect("localhost:1", 2, 2)
 
 
+def test_a_workdir_that_only_process_0_sees_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "index", lambda: 1)
+    with pytest.raises(ConfigError, match="process 1 does not see there what process 0 writes"):
+        check_workdir(small, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_processes_of_a_slurm_step_exchange_data_and_end_together(tmp_path):
     job_id = 100_000 + os.getpid() % 4096  # sets the port
     begin = time.monotonic()
@@ -243,6 +251,18 @@ def test_several_processes_train_and_evaluate_as_one(small, tmp_path, processes,
     with job(small, tmp_path / "several", processes, "--mode=evaluate") as evaluated:
         assert evaluated.wait() == 0, evaluated.text
     assert (tmp_path / "several" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_the_others_end_when_the_coordinator_is_killed(small, tmp_path):
+    with job(small, tmp_path / "run", 2, "--heartbeat_timeout=20") as orphaned:
+        orphaned.wait_for_step(2)
+        orphaned.send(0, signal.SIGKILL)
+        begin = time.monotonic()
+        assert orphaned.wait(seconds=60) == 128 + signal.SIGKILL, orphaned.text
+        print(f"the other process ended {time.monotonic() - begin:.1f} s later")
+        assert not orphaned.alive(1)
+        assert re.search(r"^\[1\] .*(another process died|leader)", orphaned.text, re.MULTILINE), orphaned.text
 
 
 @pytest.mark.slow
