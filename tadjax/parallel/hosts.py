@@ -35,7 +35,7 @@ from tadjax.parallel import cluster
 
 POLL = 1.0  # seconds between two looks for the last words of another process
 LAST_WORDS = "tadjax/last_words/"  # where they stand in the coordinator's store
-LOST = re.compile(r"gloo|nccl|connection|socket|peer|heartbeat|unavailable|barrier", re.IGNORECASE)
+LOST = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|barrier", re.IGNORECASE)  # in JAX's errors
 
 _leaving = threading.Event()
 _stopped = threading.Event()
@@ -185,15 +185,15 @@ def together() -> Iterator[None]:
 
 def _end(error: BaseException) -> NoReturn:
     """Says what happened, here and to the other processes, and leaves."""
-    broken = isinstance(error, jax.errors.JaxRuntimeError)
-    if broken:
-        time.sleep(2 * POLL)  # a collective operation breaks when another process leaves; if it said why, that counts
+    broken = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and LOST.search(_first_line(error))
+    if broken:  # a collective operation breaks when another process leaves; if that one says why, it counts
+        time.sleep(2 * POLL)
     for status, text in _last_words():
         _leave(status, text)
     status, text = 1, _first_line(error)
     if isinstance(error, TadjaxError):
         status, text = 2, str(error)
-    elif broken and LOST.search(text):
+    elif broken:
         text = f"another process died ({text}). Its messages may say why; the same command resumes"
     else:
         traceback.print_exception(error)

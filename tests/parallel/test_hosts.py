@@ -121,6 +121,24 @@ def assert_same_run(workdir, expected, config) -> None:
         assert (workdir / name).read_bytes() == (expected / name).read_bytes(), name
 
 
+def assert_close_run(workdir, expected, config) -> None:
+    """As `assert_same_run` to 1e-5: four numbers that are summed over processes are summed in another order."""
+    errors = jax.tree.map(
+        lambda a, b: float((np.abs(a - b).max() - 1e-9) / (np.abs(b).max() + 1e-30)),  # 1e-9: biases of keys, whose
+        arrays(workdir, config),  # gradient is rounding alone
+        arrays(expected, config),
+    )
+    print("largest relative difference of a parameter array:", max(jax.tree.leaves(errors)))
+    assert max(jax.tree.leaves(errors)) <= 1e-5
+    for here, there in zip(lines(workdir), lines(expected), strict=True):
+        assert here == pytest.approx(there, rel=1e-5, abs=1e-9)
+    mine, theirs = (json.loads((folder / "results.json").read_text())["results"] for folder in (workdir, expected))
+    assert mine.keys() == theirs.keys()
+    for video in theirs:
+        scores = [[detection["score"] for detection in found[video]] for found in (mine, theirs)]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
 # The pieces
 
 
@@ -247,7 +265,8 @@ def test_several_processes_train_and_evaluate_as_one(small, tmp_path, processes,
         assert one.wait() == 0, one.text
     with job(small, tmp_path / "several", processes, f"--devices={devices}") as several:
         assert several.wait() == 0, several.text
-    assert_same_run(tmp_path / "several", tmp_path / "one", small)
+    compare = assert_same_run if processes * devices == 2 else assert_close_run
+    compare(tmp_path / "several", tmp_path / "one", small)
     with job(small, tmp_path / "several", processes, "--mode=evaluate") as evaluated:
         assert evaluated.wait() == 0, evaluated.text
     assert (tmp_path / "several" / "evaluation.json").exists()
