@@ -25,10 +25,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tadjax.errors import TadjaxError, WeightsError
+from tadjax.errors import TadjaxError, WeightsError, first_line
 from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
-from tadjax.weights import check_geometry, first_line, reading, shapes
+from tadjax.weights import check_geometry, reading, shapes
 
 METRIC = "average_mAP"
 RESUME = ("step", "skipped", "optimizer", "head_state")  # what evaluation does not need

@@ -15,3 +15,8 @@ class DataError(TadjaxError):
 
 class WeightsError(TadjaxError):
     """A checkpoint or pre-trained weights: missing, damaged, or of another geometry."""
+
+
+def first_line(error: BaseException) -> str:
+    """What to quote of another library's error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

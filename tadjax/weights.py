@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tadjax.errors import TadjaxError, WeightsError
+from tadjax.errors import TadjaxError, WeightsError, first_line
 
 INFO = "weights.json"
 FORMAT = 1
@@ -111,10 +111,6 @@ def reading(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise WeightsError(f"{source} is damaged: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def digest(params: Any) -> str:

@@ -30,7 +30,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from tadjax.errors import ConfigError, TadjaxError
+from tadjax.errors import ConfigError, TadjaxError, first_line
 from tadjax.parallel import cluster
 
 POLL = 1.0  # seconds between two looks for the last words of another process
@@ -69,7 +69,7 @@ def connect(
     try:
         jax.distributed.initialize(**options, heartbeat_timeout_seconds=heartbeat_timeout)
     except (RuntimeError, ValueError) as error:
-        raise TadjaxError(f"this process could not join the others ({options}): {_first_line(error)}") from error
+        raise TadjaxError(f"this process could not join the others ({options}): {first_line(error)}") from error
     if several():
         listener = threading.Thread(target=_listen, daemon=True)
         listener.start()
@@ -185,12 +185,12 @@ def together() -> Iterator[None]:
 
 def _end(error: BaseException) -> NoReturn:
     """Says what happened, here and to the other processes, and leaves."""
-    broken = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and LOST.search(_first_line(error))
+    broken = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and LOST.search(first_line(error))
     if broken:  # a collective operation breaks when another process leaves; if that one says why, it counts
         time.sleep(2 * POLL)
     for status, text in _last_words():
         _leave(status, text)
-    status, text = 1, _first_line(error)
+    status, text = 1, first_line(error)
     if isinstance(error, TadjaxError):
         status, text = 2, str(error)
     elif broken:
@@ -228,7 +228,3 @@ def _leave(status: int, text: str) -> NoReturn:
         time.sleep(2 * POLL)  # the others read from this process what happened
     sys.stdout.flush()
     os._exit(status)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
