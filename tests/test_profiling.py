@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from configs import anet_tsm18_lofi
 from tadjax import config as configs
 from tadjax import profiling
-from tadjax.profiling import _remedies, _verdict
+from tadjax.parallel import mesh as meshes
+from tadjax.profiling import _remedies, _verdict, training_step
+from tests.conftest import ROOT
+from tests.test_config import load
 
 
 def test_verdict_names_what_would_help_cheapest_first():
@@ -56,6 +60,27 @@ def test_every_fidelity_of_a_schedule_stands_beside_full_fidelity(monkeypatch, t
         ["st", "50", "158", "1.25", "T", "0.25", "1.00", "GiB", "yes"],
         ["full", "100", "224", "5.02", "T", "1.00", "too", "much", "no"],
     ]
+
+
+def abstract_step(config) -> dict:
+    """Shapes of a step's batch and losses, without compiling anything."""
+    step = training_step(config, meshes.make_mesh(config.mesh), "cpu")
+    _, metrics = jax.eval_shape(step.function, step.state, step.batch)
+    return {**{name: array.shape for name, array in step.batch.items()}, "loss": metrics["loss"].shape}
+
+
+def test_a_step_on_features_takes_no_pictures():
+    config = load(ROOT / "configs" / "thumos_i3d.py", "tiny")  # whose folder need not be there
+    shapes = abstract_step(config)
+    assert shapes["features"] == (2, 32, 2048) and "frames" not in shapes and shapes["loss"] == ()
+
+
+def test_a_step_on_snippets_takes_the_frames_that_they_share():
+    config = load(ROOT / "configs" / "thumos.py", "vits,finetune,tiny")
+    config.window.representation, config.memory.clips_per_group = "snippet", 8
+    configs.check(config, configs.reference())
+    shapes = abstract_step(config)
+    assert shapes["frames"][:2] == (2, 31 * 4 + 16) and shapes["loss"] == ()
 
 
 @pytest.mark.slow
