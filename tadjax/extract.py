@@ -172,25 +172,29 @@ class Extractor:
     def run(self, jobs: Sequence[_Job]) -> list[str]:
         """Makes the files of all jobs; returns a sentence for each video that cannot be used."""
         with progress("extracting", len(jobs)) as advance:
-            running = None
-            for batch in _batches(self._windows(jobs, advance), self._batch_size):
-                frames = [
-                    batch[min(row, len(batch) - 1)][1] for row in range(self._batch_size)
-                ]  # a short one filled up
-                started = batch, self._steps(self._params, jax.device_put(np.stack(frames), self._sharding))
-                if running is not None:  # the device works on this batch while the host sees to the last one
-                    self._collect(*running, advance)
-                running = started
-            if running is not None:
-                self._collect(*running, advance)
+            others = [job for job in self._make(jobs, advance) if job.lock is None]
+            for job in others:  # one by one: who holds a file unfinished must not wait for another
+                self._make([job], advance, wait=True)
         return self.failed
 
-    def _windows(self, jobs: Sequence[_Job], advance: Callable) -> Iterator[tuple[_Job, np.ndarray]]:
-        """Frames of all windows of the videos that are not there yet, decoded ahead; other processes' videos last."""
-        config, others = self._config, []
-        for wait, job in itertools.chain(((False, job) for job in jobs), ((True, job) for job in others)):
+    def _make(self, jobs: Sequence[_Job], advance: Callable, wait: bool = False) -> Sequence[_Job]:
+        """Makes the files that no other process is making (wait: once it has let go of them); returns all jobs."""
+        running = None
+        for batch in _batches(self._windows(jobs, advance, wait), self._batch_size):
+            frames = [batch[min(row, len(batch) - 1)][1] for row in range(self._batch_size)]  # a short one filled up
+            started = batch, self._steps(self._params, jax.device_put(np.stack(frames), self._sharding))
+            if running is not None:  # the device works on this batch while the host sees to the last one
+                self._collect(*running, advance)
+            running = started
+        if running is not None:
+            self._collect(*running, advance)
+        return jobs
+
+    def _windows(self, jobs: Sequence[_Job], advance: Callable, wait: bool) -> Iterator[tuple[_Job, np.ndarray]]:
+        """Frames of all windows of the videos that are not there yet, decoded ahead."""
+        config = self._config
+        for job in jobs:
             if not job.take(wait):
-                others.append(job)
                 continue
             try:
                 if self._is_there(job):

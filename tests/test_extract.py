@@ -175,6 +175,22 @@ def test_another_process_s_videos_are_waited_for_not_made_twice(frame, capsys):
     assert not list(frame.folder.glob("*.part"))
 
 
+def test_two_at_once_share_the_videos_out_and_never_wait_for_each_other(frame, tmp_path, capsys):
+    """With batches that hold windows of several videos: an unfinished one must not keep the other from finishing."""
+    both = [threading.Thread(target=extract_videos, args=(frame.videos, tmp_path), daemon=True) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(timeout=120)
+        assert not one.is_alive()
+    lines = [line.split(" -> ")[0] for line in capsys.readouterr().out.splitlines()]
+    made, found = zip(*[(int(line.split()[0]), int(line.split()[3])) for line in lines], strict=True)
+    assert sum(made) == 7 and sum(found) == 7
+    for path in frame.folder.glob("*.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / "features" / path.name), np.load(path))
+    assert not list((tmp_path / "features").glob("*.part"))
+
+
 def test_other_settings_need_another_folder(frame):
     config = frame.videos.copy_and_resolve_references()
     config.window.stride = 4
