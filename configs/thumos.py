@@ -12,6 +12,10 @@ of frozen and finetune for every size, and of slowfast101 and swint with finetun
 slowfast50 66.0 (finetune 64.3, features 62.3) and swinb 63.7 (60.4, 55.1), but not their adapters' learning rates.
 Other combinations are possible, but nobody's recipe.
 
+frozen and finetune in the snippet representation: --config.window.representation=snippet, in which every feature step
+is 16 frames that the backbone sees alone. frozen on features that are extracted once (--mode=extract):
+--config.features.path=RUN/features.
+
     python -m tadjax.main --config=configs/thumos.py:vitb,side --workdir=RUN
 """
 

@@ -11,7 +11,7 @@ from tadjax.train import train
 from tests.conftest import ROOT
 from tests.test_config import FILES, load
 
-# The programs of anet_tsm18_lofi.py or thumos_i3d.py on other data, or ones that compile for a minute.
+# The programs of anet_tsm18_lofi.py or tests/test_extract.py on other data, or ones that compile for a minute.
 SLOW = (
     "anet_r2plus1d_lofi",
     "anet_tsm50_lofi",
@@ -20,6 +20,7 @@ SLOW = (
     "ego4d_features",
     "epic_slowfast",
     "hacs_slowfast",
+    "thumos_i3d",
 )
 OTHER_BACKBONES = ("slowfast50", "swinb", "slowfast50,side", "swint,finetune")  # of thumos.py
 TWINS = [
