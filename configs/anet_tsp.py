@@ -5,6 +5,7 @@ tiny                                the tiny twin, for a CPU
 
 `config.features.path` is a folder with one .npy [T, 512] a video, v_NAME.npy, a feature every 16 frames of videos of 15
 frames a second (OpenTAD's `anet_tsp_npy_unresize`). The labels are CUHK's video classifier's.
+Published average mAP, tIoU 0.5:0.05:0.95 (OpenTAD's results page): actionformer 37.07, tridet 36.96.
 
     python -m tadjax.main --config=configs/anet_tsp.py --workdir=RUN
 """
