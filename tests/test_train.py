@@ -1,6 +1,5 @@
 """Training on real files: what a run leaves behind, and that a killed run ends as an undisturbed one."""
 
-import gzip
 import importlib
 import json
 import os
@@ -74,7 +73,7 @@ def assert_same_bits(a, b) -> None:
 
 @pytest.fixture(scope="module")
 def finished(small_data, tmp_path_factory):
-    """(config, workdir, final metrics) of an undisturbed run of 12 steps, of which 4 and 5 are traced.
+    """(config, workdir, final metrics) of an undisturbed run of 12 steps.
 
     Within its loop nothing moves between host and device unless it is told to: such moves would wait for the device.
     """
@@ -88,7 +87,7 @@ def finished(small_data, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "loop", guarded)
-        return config, workdir, train(config, workdir, profile_steps=(4, 5))
+        return config, workdir, train(config, workdir)
 
 
 def test_the_guard_of_the_loop_stops_what_is_not_told(finished):
@@ -97,14 +96,6 @@ def test_the_guard_of_the_loop_stops_what_is_not_told(finished):
         jax.device_get(array)
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
             array + 1
-
-
-def test_the_profiler_traces_the_steps_it_is_asked_for(finished):
-    _, workdir, _ = finished
-    [trace] = (workdir / "profile").rglob("*.trace.json.gz")
-    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    assert sorted(int(e["args"]["step_num"]) for e in events if e.get("name") == "train") == [4, 5]
-    assert list(trace.parent.glob("*.xplane.pb"))  # what TensorBoard and XProf read
 
 
 def test_a_run_leaves_checkpoints_metrics_and_results(finished):

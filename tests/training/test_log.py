@@ -4,6 +4,8 @@ import json
 import time
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,3 +52,42 @@ def test_the_clock_knows_where_every_second_went():
     assert list(lap) == ["seconds/evaluation", "seconds/input", "seconds/all"]
     assert 0.05 <= lap["seconds/evaluation"] <= lap["seconds/all"]
     assert clock.lap().keys() == {"seconds/all"}
+
+
+def test_the_profiler_traces_the_steps_it_is_asked_for(tmp_path):
+    trace = Trace(tmp_path, (2, 3))
+    double = jax.jit(lambda x: 2 * x)
+    x = np.ones(3)
+    for step in range(1, 6):
+        with trace(step):
+            x = double(x)
+        trace.after(step, {"loss": x})
+    trace.close()
+    assert traced(tmp_path) == [2, 3]
+
+
+def test_a_run_that_resumes_or_ends_within_the_traced_steps_has_a_trace(tmp_path):
+    trace = Trace(tmp_path, (1, 9))
+    for step in (8,):
+        with trace(step):
+            x = jnp.ones(3)
+        trace.after(step, {"loss": x})
+    trace.close()
+    assert traced(tmp_path) == [8]
+
+
+def test_without_steps_there_is_no_trace(tmp_path):
+    trace = Trace(tmp_path, None)
+    with trace(1):
+        pass
+    trace.after(1, {})
+    trace.close()
+    assert not list(tmp_path.iterdir())
+
+
+def traced(folder) -> list[int]:
+    """The steps in a run's trace."""
+    [file] = (folder / "profile").rglob("*.xplane.pb")  # what TensorBoard and XProf read
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    events = [event for plane in planes for line in plane.lines for event in line.events if event.name == "train"]
+    return sorted(dict(event.stats)["step_num"] for event in events)
