@@ -137,6 +137,7 @@ def test_a_saved_config_comes_back_equal(tmp_path):
         (["--config=configs/thumos_vitg.py", "--config.optim.hed_lr=1"], "did you mean config.optim.head_lr?"),
         (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
         (["--config=configs/thumos_vitg.py", "--config.window.frames=700"], "is no multiple of"),
+        (["--config=configs/thumos_vitg.py", "--profile_steps=15,10"], "give the first and the last step"),
         (["--mode=evaluate"], "config.json does not exist"),
         ([], "--config is missing"),
     ],
