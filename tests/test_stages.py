@@ -10,6 +10,7 @@ from configs import anet_tsm18_lofi
 from tadjax import config as configs
 from tadjax.evaluate import evaluate_run
 from tadjax.parallel import hosts
+from tadjax.predict import load
 from tadjax.runs import load_run
 from tadjax.stages import stage_config, train_stages
 from tests.conftest import make_small_config
@@ -89,7 +90,7 @@ def test_a_finished_job_is_not_done_again(finished, monkeypatch):
 
 def test_a_job_stopped_at_every_step_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
     config, undisturbed, metrics = finished
-    monkeypatch.setattr(hosts.Sigterm, "after", lambda *_: True)
+    monkeypatch.setattr(hosts.Sigterm, "after", lambda *_: True)  # asked after every step
     assert train_stages(config, tmp_path) == {}  # the first step of the head's two epochs is not its last
     found = train_stages(config, tmp_path)
     assert found == metrics
@@ -116,6 +117,7 @@ def test_every_stage_of_every_method_is_a_right_config(variant, tmp_path):
     assert config.backbone.weights == WEIGHTS.get(variant, "weights/tsm_r18")
 
 
+@pytest.mark.slow
 def test_the_best_of_the_searched_rates_is_the_result(finished, tmp_path):
     config, workdir, _ = finished
     config = config.copy_and_resolve_references()
@@ -126,3 +128,22 @@ def test_the_best_of_the_searched_rates_is_the_result(finished, tmp_path):
     best = max(found, key=lambda one: one["average_mAP"])
     assert metrics["average_mAP"] >= best["average_mAP"]
     assert not (tmp_path / "head").exists()
+
+
+@pytest.mark.slow
+def test_the_published_recipe_runs_as_one_job_and_predicts(small_data, tmp_path):
+    """TSM, snippets and G-TAD, tiny: from the first stage to the detections of a video file."""
+    config = anet_tsm18_lofi.get_config("low,tiny")
+    config.data.annotations = str(small_data / "annotations.json")
+    config.data.classes = str(small_data / "classes.txt")
+    config.data.videos = str(small_data / "videos")
+    config.data.blocked = config.data.prefix = config.classifier.path = ""
+    config.data.max_aspect = 1.5
+    metrics = train_stages(config, tmp_path)
+    assert 0 <= metrics["average_mAP"] <= 100
+    assert [(tmp_path / stage / "metrics.json").exists() for stage in config.lofi.stages] == [True] * 3
+    assert evaluate_run(config, tmp_path)["average_mAP"] == pytest.approx(
+        metrics["average_mAP"], abs=2
+    )  # float16 files
+    found = load(tmp_path).predict(small_data / "videos" / "video5.mp4")
+    assert len(list(found)) > 0

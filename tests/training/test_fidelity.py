@@ -154,9 +154,8 @@ def test_each_fidelity_compiles_once_and_a_stopped_run_goes_on_within_the_cycle(
     assert sorted(traced) == sorted([(32, 32), (16, 64), (16, 48)])
 
     with monkeypatch.context() as patch:
-        patch.setattr(hosts.Sigterm, "after", lambda *_: True)
-        for _ in range(2):  # a step each
-            training.train(config, tmp_path / "stopped")
+        patch.setattr(hosts.Sigterm, "after", lambda _, step: step == 2)
+        training.train(config, tmp_path / "stopped")
     assert training.train(config, tmp_path / "stopped") == whole
     lines = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("whole", "stopped")]
     losses = [[line["loss"] for line in of_run if "loss" in line] for of_run in lines]
