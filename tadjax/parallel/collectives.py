@@ -11,6 +11,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations|called_computations)=(\{[^}]*\}|%?[\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r" while\(.*condition=%?([\w.-]+)")
+_LIMIT = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z\d]*\[([\d,]*)\]")
 
 
@@ -23,8 +25,11 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """All collectives of a program, from `compiled.as_text()`. A loop whose trips the compiler does not state counts
-    once."""
+    """All collectives of a program, from `compiled.as_text()`.
+
+    A loop runs as often as the compiler states; where it does not (for TPUs), as JAX's scans do: from 0 up to the
+    constant in its condition. A loop of another kind counts once.
+    """
     entry, lines = "", defaultdict(list)
     for line in text.splitlines():
         if opened := _COMPUTATION.match(line):
@@ -34,13 +39,19 @@ def collectives(text: str) -> list[Collective]:
             lines[name].append(line)
     found: list[Collective] = []
 
+    def trips(line: str) -> int:
+        if stated := _TRIPS.search(line):
+            return int(stated[1])
+        condition = _CONDITION.search(line)
+        limits = _LIMIT.findall("\n".join(lines[condition[1]])) if condition else []
+        return int(limits[0]) if len(limits) == 1 else 1
+
     def visit(computation: str, times: int) -> None:
         for line in lines[computation]:
             if match := _COLLECTIVE.search(line):
                 found.append(Collective(match[2], _result_bytes(match[1], match[2], bool(match[3])), times))
-            trips = _TRIPS.search(line)
             for role, names in _CALLED.findall(line):
-                loops = int(trips[1]) if trips and role == "body" else 1
+                loops = trips(line) if role == "body" else 1
                 for called in re.findall(r"[\w.-]+", names):
                     visit(called, times * loops)
 
