@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import math
+import operator
 import pathlib
 import pickle
 import zipfile
@@ -109,7 +110,12 @@ def _open_sharded(index: pathlib.Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{index}: not the index of a sharded checkpoint (no readable 'weight_map')") from error
     tensors: dict[str, StoredTensor] = {}
+    for name in shards.values() if isinstance(shards, dict) else (None,):
+        if not isinstance(name, str) or pathlib.PureWindowsPath(name).name != name or not name:
+            raise WeightsError(f"{index}: 'weight_map' names {name!r:.80}, which is no file beside the index")
     files = [index.parent / name for name in sorted(set(shards.values()))]
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise WeightsError(f"{index}: {len(absent)} of its {len(files)} files are not beside it, such as {absent[0]}")
     for file in files:
         tensors |= open_checkpoint(file).groups.get("", {})
     if absent := sorted(set(shards) - set(tensors)):
@@ -126,19 +132,28 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
             raise WeightsError(f"{path}: truncated, or not a safetensors file")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WeightsError(f"{path}: not a safetensors file (its header is no JSON)") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path}: not a safetensors file (its header is no JSON object)")
     header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise WeightsError(f"{path}: {name} has dtype {entry['dtype']}, which is not supported")
-        begin, end = entry["data_offsets"]
-        if 8 + length + end > size:
-            raise WeightsError(f"{path}: the file ends inside {name}; it is truncated")
-        dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-        tensors[name] = StoredTensor(tuple(entry["shape"]), dtype, path, 8 + length + begin)
-    return tensors
+    return {name: _safetensor(path, name, entry, 8 + length, size) for name, entry in header.items()}
+
+
+def _safetensor(path: pathlib.Path, name: str, entry: Any, start: int, size: int) -> StoredTensor:
+    """One entry of the header; its numbers lie at data_offsets from `start`, in a file of `size` bytes."""
+    try:
+        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+        shape, (begin, end) = tuple(map(operator.index, entry["shape"])), map(operator.index, entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: {name} has no readable dtype, shape and data_offsets in the header") from error
+    if dtype is None:
+        raise WeightsError(f"{path}: {name} has dtype {entry['dtype']}, which is not supported")
+    if start + end > size:
+        raise WeightsError(f"{path}: the file ends inside {name}; it is truncated")
+    if min(begin, *shape, 0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+        raise WeightsError(f"{path}: {name} is {list(shape)} {entry['dtype']}, but has bytes {begin} to {end}")
+    return StoredTensor(shape, dtype, path, start + begin)
 
 
 def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]], tuple[str, ...]]:

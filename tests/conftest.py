@@ -35,10 +35,8 @@ def write_moving_square(path: pathlib.Path, frames: int, motion: list[int], size
         container.mux(stream.encode())
 
 
-@pytest.fixture(scope="session")
-def small_data(tmp_path_factory) -> pathlib.Path:
+def make_small_data(root: pathlib.Path) -> pathlib.Path:
     """A folder with annotations.json, classes.txt and videos/: five training and two validation videos of 8 to 13 s."""
-    root = tmp_path_factory.mktemp("small_data")
     (root / "videos").mkdir()
     rng = np.random.default_rng(0)
     database = {}
@@ -62,6 +60,11 @@ def small_data(tmp_path_factory) -> pathlib.Path:
     (root / "annotations.json").write_text(json.dumps({"database": database}))
     (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> pathlib.Path:
+    return make_small_data(tmp_path_factory.mktemp("small_data"))
 
 
 def make_small_config(small_data: pathlib.Path):

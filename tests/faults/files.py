@@ -240,6 +240,23 @@ def make_safetensors(path: pathlib.Path) -> None:
     save_file(tensors(vit_shapes(depth=1)), path)
 
 
+def make_safetensors_header(path: pathlib.Path) -> None:
+    """The header alone, as JSON: what `read_safetensors_header` puts before the numbers."""
+    entries = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
+    path.write_text(json.dumps({**entries, "b": {"dtype": "BF16", "shape": [8], "data_offsets": [24, 40]}}))
+
+
+def read_safetensors_header(path: pathlib.Path) -> None:
+    header, file = path.read_bytes(), path.with_suffix(".safetensors")
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(40)))
+    read_tensors(file)
+
+
+def make_sharded(path: pathlib.Path) -> None:
+    make_safetensors(path.with_name("part.safetensors"))
+    path.write_text(json.dumps({"weight_map": dict.fromkeys(list(vit_shapes(depth=1))[:4], "part.safetensors")}))
+
+
 def read_tensors(path: pathlib.Path) -> None:
     for group in open_checkpoint(path).groups.values():
         for name, tensor in group.items():
@@ -276,6 +293,8 @@ KINDS = (
     Kind("model.pth", make_pt, read_tensors),
     Kind("old.pth", make_old_pt, read_tensors),
     Kind("model.safetensors", make_safetensors, read_tensors),
+    Kind("header.json", make_safetensors_header, read_safetensors_header, named="header.safetensors"),
+    Kind("sharded.json", make_sharded, read_tensors),
     Kind("video.mp4", make_video, read_video),
     Kind("video.mkv", make_video, read_video),
     Kind("video.avi", make_video, read_video),

@@ -1,0 +1,362 @@
+"""Real training processes of the tiny flagship, and what happens to them.
+
+A job is one workdir: a fault ends (or damages) what runs there, the next process goes on from what is left. After every
+fault the losses logged so far must be those of an undisturbed run, digit by digit; at the job's end the parameters, bit
+by bit. The disk that is full and the one that turns read-only are real: a small tmpfs in a mount namespace of the
+process's own.
+"""
+
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tadjax.train import train
+from tests.conftest import ROOT, make_small_config
+from tests.test_train import arrays, assert_same_bits, command, lines
+
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+PATIENCE = 600  # seconds for a process to get somewhere, on a busy machine
+# W the workdir, S where it lies otherwise, K its size in KiB
+FULL_DISK = """
+mount -t tmpfs -o size=${K}k tmpfs "$W" && cp -a "$S/." "$W" && { "$@"; status=$?; cp -a "$W/." "$S"; exit $status; }
+"""
+READ_ONLY = """
+mount -t tmpfs tmpfs "$W" && cp -a "$S/." "$W" || exit 99
+"$@" & pid=$!
+until grep -q "\\"step\\": $STEP," "$W/metrics.jsonl" 2>/dev/null || [ ! -d /proc/$pid ]; do sleep 0.05; done
+mount --bind "$W" "$W" && mount -o remount,bind,ro "$W"
+wait $pid; status=$?
+cp -a "$W/." "$S"; exit $status
+"""
+
+
+def faults_config(data: pathlib.Path, epochs: int = 12) -> Any:
+    """3 steps an epoch; checkpoints every 3 steps, evaluation every 6; one worker process."""
+    config = make_small_config(data)
+    config.optim.epochs, config.data.workers = epochs, 1
+    config.train.eval_from_epoch, config.train.eval_every_epochs, config.train.checkpoint_every = 2, 2, 3
+    return config
+
+
+def namespaces() -> bool:
+    """Whether this machine lets its users mount a disk of their own."""
+    if not shutil.which(NAMESPACE[0]):
+        return False
+    tried = [*NAMESPACE, "sh", "-c", "mount -t tmpfs tmpfs /tmp"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+class Undisturbed:
+    """A run that nothing happens to: what all others are compared with."""
+
+    def __init__(self, config: Any, workdir: pathlib.Path):
+        self.config = config
+        train(config, workdir)
+        self.arrays = arrays(workdir, config)
+        self.lines = {(line["step"], "loss" in line): line for line in lines(workdir) if len(line) > 1}
+        self.size = disk_use(workdir)
+
+
+class Job:
+    """One workdir, its processes one after the other, and what they said."""
+
+    def __init__(self, expected: Undisturbed, folder: pathlib.Path):
+        self.expected, self.config = expected, expected.config
+        self.workdir, self.log = folder / "run", folder / "log"
+        folder.mkdir(parents=True)
+        self.done = False
+        self._began = 0.0
+
+    def start(self, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
+        """The next process; `said` is what it says from now on."""
+        self._began = time.time()
+        with self.log.open("w") as log:
+            line = [*prefix, *command(self.config, self.workdir), *options]
+            return subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **variables})
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def ends(self, process: subprocess.Popen, status: int, *words: str) -> None:
+        """Waits for the end, which must have this status, and one line of error with these words."""
+        found, said = process.wait(timeout=PATIENCE), self.said()
+        assert found == status, f"status {found}, not {status}: {said[-2000:]}"
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == bool(words) and all(word in errors[0] for word in words), f"no {words} in {errors}"
+
+    def reaches(self, process: subprocess.Popen, moment: Callable[[], bool]) -> bool:
+        """Waits for a moment; False where the run ended before."""
+        deadline = time.monotonic() + PATIENCE
+        while not moment():
+            if process.poll() is not None:
+                assert process.returncode == 0, self.said()[-2000:]
+                self.done = True
+                return False
+            assert time.monotonic() < deadline, "the moment never came"
+            time.sleep(0.002)
+        return True
+
+    def step(self) -> int:
+        """The newest in the log."""
+        return max((line["step"] for line in lines(self.workdir)), default=0)
+
+    def checkpoints(self) -> list[pathlib.Path]:
+        """The whole ones, oldest first."""
+        found = [path for path in (self.workdir / "checkpoints").glob("*") if path.name.isdigit()]
+        return sorted(found, key=lambda path: int(path.name))
+
+    def is_saving(self) -> bool:
+        for path in (self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+            try:
+                if path.stat().st_ctime > self._began:
+                    return True
+            except FileNotFoundError:  # renamed meanwhile: it is saved
+                continue
+        return False
+
+    def check(self) -> None:
+        """What is logged so far is what the undisturbed run logged."""
+        for line in lines(self.workdir):
+            if len(line) > 1:
+                assert line == self.expected.lines[line["step"], "loss" in line], f"step {line['step']} differs"
+
+    def finish(self) -> None:
+        """Runs to the end: the parameters are those of the undisturbed run."""
+        if not self.done:
+            self.ends(self.start(), 0)
+        self.check()
+        assert_same_bits(arrays(self.workdir, self.config), self.expected.arrays)
+
+
+def disk_use(folder: pathlib.Path) -> int:
+    """Bytes, in whole blocks."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The processes that decode for it."""
+    found = []
+    for task in pathlib.Path(f"/proc/{process.pid}/task").glob("*/children"):
+        try:
+            pids = task.read_text().split()
+            found += [int(p) for p in pids if b"spawn_main" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes()]
+        except (FileNotFoundError, ProcessLookupError):  # ended while we looked
+            continue
+    return found
+
+
+# Faults: each takes a job and random numbers, does what its name says, and returns whether it came to that.
+
+
+def killed(job: Job, rng: random.Random, moment: Callable[[subprocess.Popen], bool], options: tuple = ()) -> bool:
+    process = job.start(*options)
+    if not job.reaches(process, lambda: moment(process)):
+        return False
+    time.sleep(rng.uniform(0, 0.2))
+    process.kill()
+    process.wait()
+    return True
+
+
+def killed_while_decoding(job: Job, rng: random.Random) -> bool:
+    return killed(job, rng, lambda process: bool(workers_of(process)))
+
+
+def killed_while_stepping(job: Job, rng: random.Random) -> bool:
+    target = job.step() + rng.randint(1, 4)
+    return killed(job, rng, lambda _: job.step() >= target)
+
+
+def killed_while_saving(job: Job, rng: random.Random) -> bool:
+    return killed(job, random.Random(0) if rng.random() < 0.5 else rng, lambda _: job.is_saving())
+
+
+def killed_while_evaluating(job: Job, rng: random.Random) -> bool:
+    target = (job.step() // 6 + 1) * 6
+    return killed(job, rng, lambda _: job.step() >= target)
+
+
+def evaluation_killed(job: Job, rng: random.Random) -> bool:
+    """A process that evaluates the newest weights; it must leave the run as it is."""
+    if not job.checkpoints():
+        return False
+    return killed(job, rng, lambda process: bool(workers_of(process)), ("--mode=evaluate",))
+
+
+def terminated(job: Job, rng: random.Random) -> bool:
+    target = job.step() + rng.randint(1, 4)
+    process = job.start()
+    if not job.reaches(process, lambda: job.step() >= target):
+        return False
+    process.terminate()
+    job.ends(process, 0)
+    job.done = "SIGTERM: saved" not in job.said()  # it came after the last step
+    return True
+
+
+def worker_killed(job: Job, rng: random.Random) -> bool:
+    target = job.step() + rng.randint(1, 3)
+    process = job.start()
+    if not job.reaches(process, lambda: job.step() >= target and bool(workers_of(process))):
+        return False
+    for pid in workers_of(process):
+        os.kill(pid, signal.SIGKILL)
+    return ends_or_was_through(job, process, "a worker process that decodes videos ended unexpectedly", "-9")
+
+
+def ends_or_was_through(job: Job, process: subprocess.Popen, *words: str) -> bool:
+    """Ends with one sentence; or everything had been decoded already, and the run is at its end."""
+    if process.wait(timeout=PATIENCE) == 0:
+        job.done = True
+        return False
+    job.ends(process, 2, *words)
+    return True
+
+
+def video_damaged(job: Job, rng: random.Random, damage: Callable[[pathlib.Path], None]) -> bool:
+    video = pathlib.Path(job.config.data.videos) / f"video{rng.randrange(5)}.mp4"
+    whole, target = video.read_bytes(), job.step() + rng.randint(1, 3)
+    process = job.start()
+    try:
+        if not job.reaches(process, lambda: job.step() >= target):
+            return False
+        damage(video)
+        return ends_or_was_through(job, process, video.name)
+    finally:
+        process.kill()
+        video.write_bytes(whole)
+
+
+def video_vanishes(job: Job, rng: random.Random) -> bool:
+    return video_damaged(job, rng, pathlib.Path.unlink)
+
+
+def video_turns_corrupt(job: Job, rng: random.Random) -> bool:
+    return video_damaged(job, rng, lambda video: video.write_bytes(rng.randbytes(video.stat().st_size)))
+
+
+def newest_checkpoint_cut(job: Job, rng: random.Random) -> bool:
+    """The largest file of the newest checkpoint loses its end; the run goes on from the one before, and says so."""
+    if len(job.checkpoints()) < 2:
+        return False
+    newest = job.checkpoints()[-1]
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: int(rng.random() * largest.stat().st_size)])
+    target = job.step() + 1
+    process = job.start()
+    reached = job.reaches(process, lambda: job.step() >= target)
+    process.kill()
+    process.wait()
+    assert f"checkpoints/{newest.name} is damaged" in job.said() and "set aside" in job.said(), job.said()[-2000:]
+    return reached
+
+
+def confined(job: Job, script: str, **variables: str) -> subprocess.Popen:
+    """The next process in a mount namespace of its own, its workdir on a tmpfs there, as `script` says."""
+    beside = job.workdir.with_name("beside")
+    if job.workdir.exists():
+        job.workdir.rename(beside)
+    beside.mkdir(exist_ok=True)
+    job.workdir.mkdir()
+    variables |= {"W": str(job.workdir), "S": str(beside)}
+    process = job.start(prefix=(*NAMESPACE, "sh", "-c", script, "sh"), **variables)
+    process.wait(timeout=PATIENCE)
+    job.workdir.rmdir()
+    beside.rename(job.workdir)
+    return process
+
+
+def disk_full(job: Job, rng: random.Random) -> bool:
+    """Room for what is there and a part of a checkpoint more."""
+    used = disk_use(job.workdir) if job.workdir.exists() else 0
+    newest = job.checkpoints()[-1] if job.checkpoints() else None
+    room = disk_use(newest) * rng.uniform(0.3, 1.5) if newest else job.expected.size * rng.uniform(0.4, 0.6)
+    process = confined(job, FULL_DISK, K=str(int((used + room) / 1024)))
+    return ends_or_was_through(job, process, "o space left on device")
+
+
+def disk_read_only(job: Job, rng: random.Random) -> bool:
+    process = confined(job, READ_ONLY, STEP=str(job.step() + rng.randint(1, 3)))
+    return ends_or_was_through(job, process, "ead-only file system")
+
+
+def clocks_and_order_changed(job: Job, rng: random.Random) -> bool:
+    """Between two processes every video is written anew, in another order, and dated anywhere from 1980 to 2040."""
+    videos = sorted(pathlib.Path(job.config.data.videos).iterdir())
+    rng.shuffle(videos)
+    for video in videos:
+        content, stamp = video.read_bytes(), rng.uniform(3.2e8, 2.2e9)
+        video.unlink()
+        video.write_bytes(content)
+        os.utime(video, (stamp, stamp))
+    return killed_while_stepping(job, rng)
+
+
+FAULTS = {
+    "SIGKILL while decoding": killed_while_decoding,
+    "SIGKILL while stepping": killed_while_stepping,
+    "SIGKILL while saving": killed_while_saving,
+    "SIGKILL while evaluating": killed_while_evaluating,
+    "SIGKILL of --mode=evaluate": evaluation_killed,
+    "SIGTERM": terminated,
+    "worker process killed": worker_killed,
+    "video vanishes": video_vanishes,
+    "video turns corrupt": video_turns_corrupt,
+    "newest checkpoint cut short": newest_checkpoint_cut,
+    "disk full": disk_full,
+    "disk turns read-only": disk_read_only,
+    "clocks and file order changed": clocks_and_order_changed,
+}
+
+
+def campaign(expected: Undisturbed, folder: pathlib.Path, faults: list[str], rng: random.Random) -> dict[str, list]:
+    """{fault: [tried, survived, lost]} of faults one after the other; a job at its end makes way for a new one."""
+    table = {name: [0, 0, 0] for name in faults}
+    job, met = None, []
+
+    def close(job: Job) -> None:
+        try:
+            job.finish()
+        except AssertionError as error:
+            print(f"lost at the end of a job: {error}", file=sys.stderr)
+            for name in met:
+                table[name][1] -= 1
+                table[name][2] += 1
+        met.clear()
+
+    waiting, number = list(faults), 0
+    while waiting:
+        if job is None or job.done:
+            if job is not None:
+                close(job)
+            number += 1
+            job = Job(expected, folder / f"job{number}")
+        name, begin = waiting.pop(0), time.monotonic()
+        try:
+            happened = FAULTS[name](job, rng)
+            job.check()
+        except AssertionError as error:
+            table[name][0] += 1
+            table[name][2] += 1
+            print(f"{name}: LOST: {error}", file=sys.stderr)
+            job = None
+            continue
+        if not happened:  # the run was over before, or there was nothing to damage yet
+            waiting.insert(min(len(waiting), 1), name)
+            if not job.done and len(waiting) == 1:
+                killed_while_stepping(job, rng)
+            continue
+        table[name][0] += 1
+        table[name][1] += 1
+        met.append(name)
+        print(f"{name}: {time.monotonic() - begin:.0f} s, step {job.step()}", file=sys.stderr)
+    if job is not None:
+        close(job)
+    return table
