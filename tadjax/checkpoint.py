@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tadjax.errors import TadjaxError, WeightsError, first_line
+from tadjax.errors import DiskError, WeightsError, first_line
 from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
 from tadjax.weights import check_geometry, reading, shapes
@@ -67,7 +67,7 @@ class Checkpoints:
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts writing the state at its step; returns before it is on disk. `metrics` rank the best.
 
-        Raises TadjaxError where this checkpoint, or the one before, cannot be written.
+        Raises DiskError where this checkpoint, or the one before, cannot be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -160,7 +160,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
-            raise TadjaxError(
+            raise DiskError(
                 f"{self.workdir}/checkpoints: a checkpoint cannot be written ({first_line(error)}); once it can, the "
                 "same command goes on from the newest whole one"
             ) from error

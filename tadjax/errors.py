@@ -17,6 +17,10 @@ class WeightsError(TadjaxError):
     """A checkpoint or pre-trained weights: missing, damaged, or of another geometry."""
 
 
+class DiskError(TadjaxError):
+    """A disk that is full, read-only or gone: what cannot be written."""
+
+
 def first_line(error: BaseException) -> str:
     """What to quote of another library's error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

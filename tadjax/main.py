@@ -10,6 +10,7 @@ The same command on several hosts is one job (launch/), also with --coordinator,
 """
 
 import errno
+import os
 import pathlib
 import sys
 from typing import Any
@@ -18,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tadjax import config as configs
-from tadjax.errors import ConfigError, TadjaxError
+from tadjax.errors import ConfigError, DiskError, TadjaxError
 
 # What a disk may say to any writer, at any time: nothing that a traceback would explain.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -146,6 +147,9 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so
     try:
         return run()
+    except DiskError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)  # Orbax's threads of a failed save would keep the process for ten minutes
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
