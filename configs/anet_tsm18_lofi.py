@@ -43,6 +43,9 @@ def get_config(variant: str = ""):
     config.backbone.drop_path = 0.0
     config.backbone.weights = "weights/tsm_r18_imagenet" if method == "imagenet" else "weights/tsm_r18"
     config.adaptation.method = "full" if method in FIDELITIES or method == "e2e25" else "none"
+    # Five snippets of each video go through the encoder at once, forward and backward, before the next five do: nothing
+    # else of it need be kept.
+    config.memory.remat, config.memory.clips_per_group = "none", 5
 
     head = config.head
     head.name, head.width = "gtad", 256

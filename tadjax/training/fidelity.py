@@ -79,6 +79,7 @@ def at(config: Any, name: str) -> Any:
     window.short_side = round(config.window.short_side * window.size / config.window.size)
     head.gtad.durations = max(head.gtad.durations // r_t, 1)
     clips = window.frames // CLIP_FRAMES.get(config.backbone.name, 1)
+    clips = window.feature_length if window.representation == "snippet" else clips
     memory.clips_per_group = math.gcd(memory.clips_per_group, clips) if memory.clips_per_group else 0
     return low
 

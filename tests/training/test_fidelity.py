@@ -34,6 +34,7 @@ def test_fidelities_have_the_published_sizes_and_their_own_anchors(name):
     config = fidelity.at(anet_tsm18_lofi.get_config("c_long"), name)
     steps, pixels = config.window.feature_length, config.window.size
     assert (steps, pixels) == PUBLISHED[name]
+    assert config.memory.clips_per_group == 5  # snippets
     shapes = jax.eval_shape(
         lambda features: (head := build(config, 1, "cpu").head).candidates(
             head.init_params(jax.random.key(0), 512), features, np.ones((1, steps), bool)
