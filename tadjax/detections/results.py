@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import itertools
 import json
-import operator
 import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
@@ -122,12 +121,16 @@ def _to_arrays(found: Sequence[Mapping], field: str, numbers: dict[str, int]) ->
     """Entries as arrays; `numbers` gives each class its number and is extended. Raises on any defect."""
     count = len(found)
     segments = [entry["segment"] for entry in found]
-    if any(len(segment) != 2 for segment in segments):
+    if any(len(segment) != 2 or isinstance(segment, (str, dict)) for segment in segments):
         raise ValueError("a segment is not [start, end]")
+    scores = [entry["score"] for entry in found]
+    kinds = set(map(type, scores)).union(*(map(type, segment) for segment in segments))
+    numbers_or_null = (int, float, np.number, type(None))  # null is not finite, which the caller decides about
+    if not all(issubclass(kind, numbers_or_null) and kind is not bool for kind in kinds):
+        raise TypeError("a score or a time is no number")
     times = np.fromiter(itertools.chain.from_iterable(segments), np.float64, 2 * count)
-    scores = np.fromiter(map(operator.itemgetter("score"), found), np.float64, count)
     labels = (numbers.setdefault(str(entry[field]), len(numbers)) for entry in found)
-    return Detections(times.reshape(-1, 2), scores, np.fromiter(labels, np.int64, count))
+    return Detections(times.reshape(-1, 2), np.array(scores, np.float64), np.fromiter(labels, np.int64, count))
 
 
 def _first_defect(found: object, field: str) -> str:

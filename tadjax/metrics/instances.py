@@ -99,11 +99,13 @@ def read_ground_truth(
         kept: dict[str, list[tuple[float, float]]] = {}
         for index, annotation in enumerate(database[video].get("annotations", ())):
             try:
-                start, end = (float(second) for second in annotation["segment"])
+                start, end = map(float, annotation["segment"])
+                if not {type(second) for second in annotation["segment"]} <= {int, float}:
+                    raise TypeError("a time is no number")
                 label, share = _label(annotation, task), _coverage(annotation, end - start, database[video])
                 if not (math.isfinite(start) and math.isfinite(end)):
                     raise ValueError("a time is not finite")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise DataError(f"{name}: video {video}, annotation {index}: {_defect(error, task)}") from None
             if rules.duplicate_tolerance is not None:
                 tolerance, same = rules.duplicate_tolerance, kept.setdefault(label, [])
@@ -184,6 +186,8 @@ def _database(content: object, name: str) -> Mapping:
     for video, entry in database.items():
         if not isinstance(entry, Mapping) or "subset" not in entry:
             raise DataError(f'{name}: video {video} has no "subset"')
+        if not isinstance(entry["subset"], str) or not isinstance(entry.get("annotations", []), (list, tuple)):
+            raise DataError(f'{name}: video {video}: "subset" must be a text and "annotations" a list')
     return database
 
 
