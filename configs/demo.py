@@ -5,12 +5,14 @@
     python -m tadjax.main --config=configs/demo.py --workdir=runs/demo/adatad
     python -m tadjax.main --config=configs/demo.py:head_only --workdir=runs/demo/head_only
 
-Variants: head_only (frozen backbone, no adapters; everything else equal), tiny, and the two that
-python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on the features of an encoder trained at
-low fidelity) and acp (the same last stage on the features of the encoder as it was pre-trained).
+Variants: head_only (frozen backbone, no adapters), side (AdaTAD-dagger) and losa, everything else equal; tiny; and the
+two that python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on the features of an encoder
+trained at low fidelity) and acp (the same last stage on the features of the encoder as it was pre-trained).
 """
 
 from configs import common
+
+METHODS = ("adatad", "head_only", "side", "losa", "lofi", "acp")
 
 
 def get_config(variant: str = ""):
@@ -51,12 +53,13 @@ def get_config(variant: str = ""):
     config.train.eval_from_epoch, config.train.eval_every_epochs = 20, 20
     config.train.checkpoint_every = 100
 
-    variants = set(variant.split(",")) - {""}
-    if "head_only" in variants:
-        config.adaptation.method = "none"
-    if variants & {"lofi", "acp"}:
-        stages(config, with_encoder="lofi" in variants)
-    return common.tiny(config) if "tiny" in variants else config
+    method, tiny = common.pick(variant, METHODS, common.TINY)
+    config.memory.taps = "store"
+    if method in ("lofi", "acp"):
+        stages(config, with_encoder=method == "lofi")
+    else:
+        config.adaptation.method = {"adatad": "tia", "head_only": "none"}.get(method, method)
+    return common.tiny(config) if tiny else config
 
 
 def stages(config, with_encoder: bool) -> None:
