@@ -246,7 +246,7 @@ def test_every_tiny_twin_is_right(recipe):
     [
         ("vitx", "variant 'vitx': 'vitx' is none of this config's variants; did you mean 'vits'?"),
         ("vitb,vitg", "variant 'vitb,vitg': 'vitg' cannot stand beside another of its kind; give one"),
-        ("9000", "'9000' is none of this config's variants; there are vits, vitb, vitl, vith, vitg, adatad"),
+        ("9000", "'9000' is none of this config's variants; there are vits, vitb, vitl, vith, vitg, slowfast50"),
     ],
 )
 def test_a_wrong_variant_is_named(variant, message):

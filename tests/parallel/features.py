@@ -7,12 +7,8 @@ In a process of its own, because the number of virtual devices is fixed when JAX
 
 import dataclasses
 import json
-import os
 import sys
 import types
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
@@ -106,4 +102,6 @@ def main(cases: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
     main(sys.argv[1:])

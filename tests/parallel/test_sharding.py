@@ -87,6 +87,7 @@ from tadjax.checkpoint import Checkpoints
 from tadjax.config import ConfigDict
 from tadjax.parallel.mesh import shardings
 
+jax.config.update("jax_num_cpu_devices", 8)
 state = starting_state(make_config("full_tia"))
 def on(data, clip, fsdp):
     mesh = make_mesh(ConfigDict(dict(data=data, clip=clip, fsdp=fsdp)), jax.devices()[: data * clip * fsdp])
