@@ -11,16 +11,26 @@ from tadjax.train import train
 from tests.conftest import ROOT
 from tests.test_config import FILES, load
 
-# The programs of anet_tsm18_lofi.py or tests/test_extract.py on other data, or ones that compile for a minute.
+# Programs that another one's twin, or tests/test_extract.py, runs with other numbers, or that compile for a minute.
 SLOW = (
     "anet_r2plus1d_lofi",
     "anet_tsm50_lofi",
-    "hacs_tsm18_lofi",
     "anet_tsp",
+    "anet_vitb_losa",
     "ego4d_features",
     "epic_slowfast",
     "hacs_slowfast",
+    "hacs_tsm18_lofi",
+    "multithumos",
+    "thumos",
     "thumos_i3d",
+    "thumos_slowfast101_losa",
+    "thumos_vitb",
+    "thumos_vitb_losa",
+    "thumos_vith",
+    "thumos_vitl",
+    "thumos_vits",
+    "thumos_vits_side",
 )
 OTHER_BACKBONES = ("slowfast50", "swinb", "slowfast50,side", "swint,finetune")  # of thumos.py
 TWINS = [
@@ -55,6 +65,8 @@ def test_the_twin_trains_and_is_evaluated(path, words, small_data, tmp_path):
     config.window.stride = 2 * config.window.frames // config.window.feature_length
     if config.features.path:
         config.features.path = str(made_features(tmp_path / "features", config.features.width, config.window.stride))
+    if path.stem != "thumos_vitg":  # all augment alike, and compiling that takes the longest
+        config.augment.policy, config.augment.jitter = "none", False
     config.optim.batch_size, config.optim.epochs = 5, 1  # one step
     config.train.log_every = 1
     metrics = train(config, tmp_path)

@@ -134,7 +134,7 @@ def test_evaluation_of_the_workdir_gives_the_same_numbers(finished):
     assert run.step == 12
 
 
-@pytest.mark.parametrize("killed_at", [3, 8])
+@pytest.mark.parametrize("killed_at", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, killed_at):
     config, undisturbed, _ = finished
     with (tmp_path / "log").open("w") as log:

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from tests.golden.compare import HERE, check, failures
 
@@ -9,6 +10,7 @@ def test_six_steps_equal_the_references():
     assert failures(HERE / "training.npz") == []
 
 
+@pytest.mark.slow
 def test_a_wrong_reference_is_noticed(tmp_path):
     """The comparison can fail: with another decay of the average, its rows, and only they, are beyond tolerance."""
     arrays = dict(np.load(HERE / "training.npz", allow_pickle=False))
