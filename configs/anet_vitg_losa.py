@@ -10,15 +10,7 @@ from configs import anet, common
 
 
 def get_config(variant: str = ""):
-    config = anet.get_config("vitg")
-    config.window.frames = 576  # three sampled frames a feature step
-    config.window.short_side, config.window.size = 256, 224
-    config.augment.policy = "autoaugment"
-    config.augment.jitter = False
-    config.adaptation.method = "losa"
-    config.adaptation.layers = ()
+    config = common.losa(anet.get_config("vitg"))  # three sampled frames a feature step
     config.optim.adapter_lr = 1e-3
     config.optim.warmup_epochs = 5
-    config.memory.taps = "recompute"
-    config.memory.clips_per_group = 6
     return common.tiny(config) if variant == "tiny" else config

@@ -288,6 +288,16 @@ def other_backbone(config: ConfigDict, word: str) -> ConfigDict:
     return config
 
 
+def losa(config: ConfigDict) -> ConfigDict:
+    """LoSA, with the input and the augmentation of its paper: 576 frames at 224 x 224."""
+    config.window.frames = 576
+    config.window.short_side, config.window.size = 256, 224
+    config.augment.policy, config.augment.jitter = "autoaugment", False
+    config.adaptation.method, config.adaptation.layers = "losa", ()
+    config.memory.taps, config.memory.clips_per_group = "recompute", 6
+    return config
+
+
 def frozen(config: ConfigDict) -> ConfigDict:
     """Head alone: the backbone gives features, of plain centre crops, as all published baselines of that kind do."""
     config.adaptation.method = "none"

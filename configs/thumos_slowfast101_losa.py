@@ -11,16 +11,9 @@ from configs import common
 
 
 def get_config(variant: str = ""):
-    config = common.thumos()
-    config.window.frames = 576
-    config.window.feature_length = 576
-    config.head.max_length = 576
-    config.window.short_side, config.window.size = 256, 224
-    config.augment.policy = "autoaugment"
-    config.augment.jitter = False
-    config.adaptation.method = "losa"
+    config = common.losa(common.thumos())
+    config.window.feature_length = config.head.max_length = 576
     config.adaptation.losa.width = 48
     config.optim.adapter_lr = 1e-4
-    config.memory.taps = "recompute"
     common.other_backbone(config, "slowfast101")
     return common.tiny(config) if variant == "tiny" else config

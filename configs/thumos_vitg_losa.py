@@ -10,17 +10,9 @@ from configs import common
 
 
 def get_config(variant: str = ""):
-    config = common.thumos()
+    config = common.losa(common.thumos())
     config.backbone.size = "g"
     config.backbone.weights = "weights/vitg"
-    config.window.frames = 576
-    config.window.feature_length = 576
-    config.head.max_length = 576
-    config.window.short_side, config.window.size = 256, 224
-    config.augment.policy = "autoaugment"
-    config.augment.jitter = False
-    config.adaptation.method = "losa"
+    config.window.feature_length = config.head.max_length = 576
     config.optim.adapter_lr = 1e-4
-    config.memory.taps = "recompute"
-    config.memory.clips_per_group = 6
     return common.tiny(config) if variant == "tiny" else config
