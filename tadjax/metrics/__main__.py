@@ -70,7 +70,9 @@ def main(argv: list[str]) -> int:
         return run(args)
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
+    return 2
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"error: {error}\n", file=sys.stderr)
             status = 1
             continue
-        status = 1 if problems else status
+        nothing_known = len(results) and not evaluation.predictions  # labels of another data set
+        status = 1 if problems or nothing_known else status
         evaluations.append(evaluation)
         print(evaluation.table(classes=not args.brief), end="\n\n")
     if not evaluations:

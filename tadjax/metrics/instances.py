@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -174,9 +174,14 @@ def align(
         names = [label for label, number in zip(results.classes, of_class, strict=False) if number < 0]
         remarks.append(
             f"{int((labels < 0).sum())} predictions of {len(names)} classes without ground truth are left out "
-            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            f"({_few(names)})"
+            + (f": no prediction remains; the ground truth's classes are {_few(truth.classes)}" if (labels < 0).all() else "")
         )
     return predictions[labels >= 0], remarks
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _database(content: object, name: str) -> Mapping:
@@ -197,6 +202,11 @@ def _choose_subset(database: Mapping, subset: str | None, predicted: Collection[
     if subset is None and held:
         return held.most_common(1)[0][0]
     listed = ", ".join(f"{known} ({size} videos)" for known, size in sizes.items())
+    if subset is None and predicted:
+        raise DataError(
+            f"{name}: holds none of the {len(predicted)} predicted videos (results name {next(iter(predicted))!r}, the "
+            f"ground truth {next(iter(database))!r}): another data set?"
+        )
     if subset is None and len(sizes) > 1:
         raise DataError(f"{name}: more than one subset, name the one to evaluate: {listed}")
     if subset is not None and subset not in sizes:

@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DataError(f"--names gives {len(names)} names for {len(args.results)} results files")
         if pathlib.Path(args.output).suffix not in FORMATS:
             raise DataError(f"--output={args.output}: the picture's name must end in one of {', '.join(FORMATS)}")
+        if args.top_k < 1:
+            raise DataError(f"--top_k={args.top_k}: at least one proposal is drawn")
         truth, classes = _ground_truth(args.ground_truth, args.video)
         methods = {}
         for name, path in zip(names, args.results, strict=True):
@@ -34,9 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not span[0] < span[1]:
             raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: the end must come after the start")
         draw_proposals(args.video, span, truth, methods, classes, args.output, args.top_k)
-    except (TadjaxError, OSError) as error:
+    except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {args.output}: cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
+    print(f"wrote {args.output}")
     return 0
 
 

@@ -27,6 +27,8 @@ def folder(tmp_path):
     write("good.json", {"results": {"v": [GOOD]}})
     write("nan.json", {"results": {"v": [GOOD, {**GOOD, "score": float("nan")}]}})
     write("other.json", {"results": {"x": [GOOD]}})
+    write("renamed.json", {"results": {"v": [{**GOOD, "label": "jumping"}]}})
+    write("two.json", {"database": {**TRUTH["database"], "w": {"subset": "train", "annotations": []}}})
     write("nothing.json", {"results": {"v": []}})
     write("malformed.json", {"results": {"v": [{"segment": [0, 2]}]}})
     return tmp_path
@@ -65,6 +67,9 @@ def test_rules_and_thresholds(tmp_path):
         ("nothing.json truth.json", 0, "0.00"),
         ("nan.json truth.json", 1, "1 entries whose score or times are not finite"),
         ("other.json truth.json", 2, "another data set"),
+        ("other.json two.json", 2, "another data set"),
+        ("renamed.json truth.json", 1, "no prediction remains; the ground truth's classes are Jump"),
+        ("good.json truth.json --json no/m.json", 2, "no/m.json: cannot be written"),
         ("malformed.json truth.json", 2, 'video v, entry 0 has no "label"'),
         ("missing.json truth.json", 2, "cannot be read"),
         ("good.json good.json", 2, "no ground truth"),

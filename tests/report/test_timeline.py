@@ -103,3 +103,13 @@ def test_the_command_reads_any_results_file(tmp_path, figures, capsys):
     np.testing.assert_allclose([p.get_facecolor() for p in axes.patches[1:]], [viridis(0.0), viridis(1.0)])
     assert main([*command, "--video=w"]) == 2
     assert f"{truth}: no video 'w'" in capsys.readouterr().err
+    assert main([*command, "--video=v", "--top_k=0"]) == 2
+    assert "--top_k=0" in capsys.readouterr().err
+
+
+def test_the_command_says_where_it_cannot_write(tmp_path, capsys):
+    truth, results, picture = (tmp_path / name for name in ("truth.json", "mine.json", "no/p.png"))
+    truth.write_text(json.dumps({"database": {"v": {"subset": "x", "duration": 9, "annotations": []}}}))
+    results.write_text(json.dumps({"results": {"v": []}}))
+    assert main([str(results), f"--ground_truth={truth}", "--video=v", f"--output={picture}"]) == 2
+    assert f"{picture}: cannot be written (No such file or directory)" in capsys.readouterr().err
