@@ -82,6 +82,7 @@ class Prediction:
     name: str  # of the video: the file's, without folder and extension
     duration: float  # seconds
     fps: float
+    start: float  # of the first frame on the container's clock, which browsers show; seconds count from that frame
     detections: Detections
     classes: tuple[str, ...]
     substituted: int  # times that a frame could not be decoded and a neighbour stood in (windows overlap)
@@ -112,7 +113,7 @@ class Prediction:
             write_whole(folder / "detections.vtt", to_vtt(found, classes))
             for kind in ("png", "svg"):
                 draw_timeline(self.name, self.duration, truth, found, classes, folder / f"timeline.{kind}")
-            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes)
+            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes, self.start)
         except OSError as error:
             raise DataError(f"{folder}: the predictions cannot be written ({error.strerror or error})") from error
         return folder
@@ -168,8 +169,9 @@ class Predictor:
                 substituted += sum(window.substituted for window in batch)
                 advance(batch)
         found = merge_windows(parts, self._settings) if self._sliding else Detections.concatenate(parts)
+        found = wanted(found, self.classes)
         return Prediction(
-            path, video_name(path), info.duration, info.fps, wanted(found, self.classes), self.classes, substituted
+            path, video_name(path), info.duration, info.fps, index.start, found, self.classes, substituted
         )
 
     @property

@@ -53,7 +53,7 @@ class FrameIndex:
     """Presentation times of the frames of one video file, and the key frames where decoding can start.
 
     `seconds_to_frame` and `frame_to_seconds` are the one place where seconds and frame indices meet. Second 0 is the
-    presentation of frame 0 (players count so too, whatever offset the container carries).
+    presentation of frame 0, whatever offset the container carries; `start` is that offset, on browsers' clock.
     """
 
     path: str
@@ -86,6 +86,11 @@ class FrameIndex:
             constant_rate=self.constant_rate,
             codec=self.codec,
         )
+
+    @property
+    def start(self) -> float:
+        """Seconds on the container's clock at which frame 0 is presented: not 0 where a file was cut out of another."""
+        return max(0.0, float(self.pts[0] * self.time_base)) if self.timed else 0.0
 
     @cached_property
     def times(self) -> np.ndarray:

@@ -175,7 +175,11 @@ def align(
         remarks.append(
             f"{int((labels < 0).sum())} predictions of {len(names)} classes without ground truth are left out "
             f"({_few(names)})"
-            + (f": no prediction remains; the ground truth's classes are {_few(truth.classes)}" if (labels < 0).all() else "")
+            + (
+                f": no prediction remains; the ground truth's classes are {_few(truth.classes)}"
+                if (labels < 0).all()
+                else ""
+            )
         )
     return predictions[labels >= 0], remarks
 

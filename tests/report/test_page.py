@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from tadjax.data.frame_index import frame_index
 from tadjax.detections.decode import Detections
 from tadjax.report.page import relative_url, write_page
 from tests.report import browser as browsers
@@ -119,6 +120,28 @@ def test_a_click_on_a_detection_seeks_the_video(opened):
     assert "wave 0.80" in opened.run("return by('now').textContent")
     opened.click("#list li:first-child button")  # by time: the one from 4 s on
     assert opened.run("return video.currentTime") == 4.0
+
+
+def test_a_video_that_was_cut_out_of_another_is_sought_by_its_own_clock(browser, page, tmp_path):
+    """Its first frame comes at 2 s of the container's time, which the browser shows; detections count from there."""
+    late = tmp_path / "late.mkv"
+    with av.open(str(page.parents[1] / NAME)) as source, av.open(str(late), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                shift = round(2 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                container.mux(packet)
+    assert frame_index(late).start == 2.0
+    write_page(tmp_path / "p.html", late, 10.0, 10.0, TRUTH, FOUND, CLASSES, frame_index(late).start)
+    browser.open((tmp_path / "p.html").as_uri())
+    browser.wait(lambda: browser.run("return video.readyState") >= 2, "the video to load")
+    browser.run("video.requestVideoFrameCallback((now, frame) => { window.shown_at = frame.mediaTime; })")
+    browser.click(".detection[aria-label^=wave]")
+    browser.wait(lambda: browser.run("return window.shown_at") is not None, "the video to seek")
+    assert browser.run("return [window.shown_at, video.currentTime]") == [9.0, 9.0]
+    assert browser.run("return by('playhead').style.left") == "70%"
+    assert "wave 0.80" in browser.run("return by('now').textContent")
 
 
 def test_bars_stand_at_their_seconds(opened):

@@ -109,7 +109,11 @@ def test_the_command_reads_any_results_file(tmp_path, figures, capsys):
 
 def test_the_command_says_where_it_cannot_write(tmp_path, capsys):
     truth, results, picture = (tmp_path / name for name in ("truth.json", "mine.json", "no/p.png"))
-    truth.write_text(json.dumps({"database": {"v": {"subset": "x", "duration": 9, "annotations": []}}}))
+    truth.write_text(
+        json.dumps(
+            {"database": {"v": {"subset": "x", "duration": 9, "annotations": [{"segment": [1, 3], "label": "b"}]}}}
+        )
+    )
     results.write_text(json.dumps({"results": {"v": []}}))
     assert main([str(results), f"--ground_truth={truth}", "--video=v", f"--output={picture}"]) == 2
     assert f"{picture}: cannot be written (No such file or directory)" in capsys.readouterr().err
