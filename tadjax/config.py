@@ -301,7 +301,12 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
     """
     known, given = dict(fields(reference)), dict(fields(config))
     wrong = [_unknown(name, known) for name in given if name not in known]
-    wrong += [f"config.{name} is missing" for name in known if name not in given]
+    missing = [f"config.{name}" for name in known if name not in given]
+    if missing:
+        several = f", {missing[1]} ... ({len(missing)} fields) are" if missing[1:] else " is"
+        wrong.append(
+            f"{missing[0]}{several} missing: was this config.json written by an earlier version? Give --config"
+        )
     for name, value in given.items():
         if name not in known:
             continue
@@ -320,6 +325,26 @@ def check_names(names: list[str]) -> None:
     wrong = [_unknown(name, known) for name in names if name not in known]
     if wrong:
         raise ConfigError("\n".join(wrong))
+
+
+def check_overrides(argv: list[str]) -> None:
+    """Raises ConfigError if an argument --config.NAME=VALUE sets what is no field, or --config=FILE names no file."""
+    given = [arg.lstrip("-").partition("=")[::2] for arg in argv[1:] if arg.startswith("-")]
+    check_names([name.removeprefix("config.") for name, _ in given if name.startswith("config.")])
+    for name, value in given:
+        path = pathlib.Path(value.partition(":")[0])
+        if name == "config" and value and not path.exists():
+            close = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], 1)
+            hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+            raise ConfigError(f"--config: No such file or directory: {str(path)!r}{hint}")
+
+
+LOADING_ERRORS = (AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError)
+
+
+def loading_failure(error: Exception) -> str:
+    """What went wrong where a file given as --config could not be loaded (one of LOADING_ERRORS), in one line."""
+    return "--config: " + " ".join(str(error).split()).rpartition("earlier failure to load: ")[2]
 
 
 def _unknown(name: str, known: dict[str, Any]) -> str:

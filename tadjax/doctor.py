@@ -6,6 +6,7 @@ python -m tadjax.doctor --config=configs/thumos_vitg.py --memory           # als
 Any leaf of the config can be overridden, as in training. Exit status 0: nothing is wrong; 1: something is, as printed.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -13,6 +14,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -29,14 +31,18 @@ from ml_collections import config_flags
 from tadjax import config as configs
 from tadjax import weights
 from tadjax.data.features import feature_folder
-from tadjax.data.records import canvas_size, locate_videos, sampling_of
+from tadjax.data.prepare import DATASETS
+from tadjax.data.records import EXTENSIONS, canvas_size, locate_videos, sampling_of
 from tadjax.data.video import probe, read_frames
-from tadjax.errors import TadjaxError
+from tadjax.errors import DataError, TadjaxError
+from tadjax.evaluate import video_classifier
 from tadjax.localizer import build
 from tadjax.runs import decide_classes, read_subset
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
+FEATURES = "python -m tadjax.main --config=... --mode=extract makes one; published sets (README.md, Features) go there"
+COMMAND = "python -m tadjax.doctor --config=..."
 MARKS = {True: "ok   ", False: "WRONG", None: "     "}
 
 
@@ -52,18 +58,24 @@ class Finding:
         return f"{MARKS[self.right]}  {self.text}" + (f"\n       -> {self.remedy}" if self.remedy else "")
 
 
-def examine(config: Any = None, memory: bool = False) -> Iterator[Finding]:
-    """All findings about this machine and, if given, a config. memory: compile its training step, for minutes."""
+def examine(config: Any = None, memory: bool = False, command: str = COMMAND) -> Iterator[Finding]:
+    """All findings about this machine and, if given, a config. memory: compile its training step, for minutes.
+
+    command: what was typed, for the line that says how to try the memory.
+    """
     yield from versions()
     yield from devices()
     if config is None:
         yield from decoding(None)
         return
-    for part in (check_config, shared_memory, pretrained, annotations, decoding):
+    told = set()  # what stops one part stops another, too
+    for part in (check_config, shared_memory, pretrained, annotations, classifier, decoding):
         try:
             yield from part(config)
         except TadjaxError as error:
-            yield Finding(False, str(error))
+            if str(error) not in told:
+                yield Finding(False, str(error), "" if part is check_config else mending(config, str(error)))
+            told.add(str(error))
             if part is check_config:
                 return
     yield (
@@ -72,7 +84,7 @@ def examine(config: Any = None, memory: bool = False) -> Iterator[Finding]:
         else Finding(
             None,
             "whether the step fits the device's memory: not tried",
-            "python -m tadjax.doctor --config=... --memory",
+            f"{command} --memory",
         )
     )
 
@@ -149,6 +161,9 @@ def shared_memory(config: Any) -> Iterator[Finding]:
 def pretrained(config: Any) -> Iterator[Finding]:
     """What the backbone starts from, and whether its shapes are the config's; or the features in its place."""
     backbone, features = config.backbone, feature_folder(config)
+    if features is not None and not features.path.is_dir():
+        yield Finding(False, f"config.features.path: {features.path} is no folder", FEATURES)
+        return
     if features is not None:
         told = f"features.json: {features.rules['rule']}" if features.rules else "a published set, as the config says"
         yield Finding(True, f"features of {features.width} channels in {features.path}, {told}")
@@ -156,23 +171,31 @@ def pretrained(config: Any) -> Iterator[Finding]:
     if backbone.random_init:
         yield Finding(None, "the backbone starts from random weights, as config.backbone.random_init = True says")
         return
-    remedy = f"python convert/torch_to_flax.py --input CHECKPOINT --output {backbone.weights or 'weights/NAME'}"
+    convert = "python convert/torch_to_flax.py --input CHECKPOINT --output"
     if not backbone.weights:
-        yield Finding(False, "config.backbone.weights names no pre-trained weights: training will not start", remedy)
+        text = "config.backbone.weights names no pre-trained weights: training will not start"
+        yield Finding(False, text, f"{convert} weights/NAME")
         return
     try:
         info = weights.read_info(backbone.weights)
+    except TadjaxError as error:
+        yield Finding(False, str(error), "make demo" if backbone.size == "demo" else f"{convert} {backbone.weights}")
+        return
+    geometry = info["geometry"].get("backbone", {})
+    facts = ", ".join(f"{name} {value}" for name, value in geometry.items())
+    try:
+        weights.check_image(geometry, backbone.image, backbone.weights)
         shapes = jax.eval_shape(build(config, 1, "cpu").init, jax.random.key(0))["backbone"]
         stored = {
             path: tuple(shape) for path, (shape, _) in info["parameters"].items() if path.split("/")[0] == "backbone"
         }
         weights.check_geometry(stored, weights.shapes({"backbone": shapes}), backbone.weights)
     except TadjaxError as error:
+        remedy = f"--config.backbone.{{name,size,image}} of these weights ({facts}), or {convert} weights/OTHER"
         yield Finding(False, str(error), remedy)
         return
-    sources = ", ".join(f"{file['file']} (sha256 {file['sha256'][:12]})" for file in info["source"])
-    facts = ", ".join(f"{name} {value}" for name, value in info["geometry"]["backbone"].items())
-    yield Finding(True, f"weights {backbone.weights}: {facts}; from {sources}")
+    files = ", ".join(f"{file['file']} (sha256 {file['sha256'][:12]})" for file in info.get("source", ()))
+    yield Finding(True, f"weights {backbone.weights}: {facts}; from {files or info.get('layout', 'an unnamed source')}")
 
 
 def annotations(config: Any) -> Iterator[Finding]:
@@ -190,8 +213,42 @@ def annotations(config: Any) -> Iterator[Finding]:
         try:
             locate_videos(config, found.videos) if features is None else features.find(found.videos)
         except TadjaxError as error:
-            remedy = "python -m tadjax.data.prepare NAME --root DIR lists them, and writes config.data.blocked's file"
-            yield Finding(False, str(error), remedy)
+            yield Finding(False, str(error), mending(config, str(error)))
+
+
+def classifier(config: Any) -> Iterator[Finding]:
+    """The external video classifier's scores: readable, and there for every video that is evaluated."""
+    path = config.classifier.path
+    if not path:
+        return
+    videos = read_subset(config, config.data.eval_subset, decide_classes(config)).videos
+    try:
+        found = video_classifier(config)
+        for video in videos:
+            found.of_video(video.name)
+    except TadjaxError as error:
+        yield Finding(False, str(error), "--config.classifier.path=FILE (README.md, Data, says which), or '' for none")
+        return
+    text = f"video classifier {path} ({digest(path)}): {len(found.classes)} classes, scores of all {len(videos)} videos"
+    yield Finding(True, text)
+
+
+def mending(config: Any, problem: str) -> str:
+    """What mends a problem of a config's annotations or videos: an override, or a run of tadjax.data.prepare."""
+    data = config.data
+    if "no video is in subset" in problem:
+        return "--config.data.train_subset=... --config.data.eval_subset=..., as the annotations name them"
+    there = pathlib.Path(data.annotations).is_file()
+    if data.name == "demo" and not there:
+        return "make demo"
+    for name, known in DATASETS.items():
+        if pathlib.Path(data.annotations) == pathlib.Path(known.root) / known.annotations:
+            source = "" if there else " --source DIR    # DIR: the publisher's annotation files"
+            return f"python -m tadjax.data.prepare {name}{source}"
+    if data.blocked and "config.data.blocked" in problem:
+        return "--config.data.blocked=''"
+    given = shlex.join(["--videos", data.videos or "DIR", "--annotations", data.annotations if there else "FILE"])
+    return f"python -m tadjax.data.prepare custom {given} --output DIR"
 
 
 def decoding(config: Any) -> Iterator[Finding]:
@@ -210,7 +267,7 @@ def decoding(config: Any) -> Iterator[Finding]:
             wanted, side = config.window.frames, config.window.short_side
         indices = np.arange(0, info.frames, stride)[:wanted]
         start = time.perf_counter()
-        read_frames(path, indices, short_side=side)
+        read_frames(path, indices, short_side=side, max_missing=1.0)
         seconds = time.perf_counter() - start
     name = "a made video of 320 x 240" if made else f"{path.name}, {info.width} x {info.height} {info.codec}"
     text = f"decoding: {len(indices) / seconds:.0f} sampled frames a second and process (every {stride}. of {name})"
@@ -225,7 +282,12 @@ def _any_video(config: Any) -> pathlib.Path | None:
     folder = pathlib.Path(config.data.videos) if config.data.videos else None
     if folder is None or not folder.is_dir():
         return None
-    return next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".mp4", ".mkv", ".webm")), None)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in EXTENSIONS:
+            with contextlib.suppress(DataError):  # whether it ought to be readable, `annotations` has said
+                probe(path)
+                return path
+    return None
 
 
 def _make_video(path: pathlib.Path) -> None:
@@ -261,16 +323,20 @@ def main(argv: list[str]) -> int:
     config = config_flags.DEFINE_config_file("config", None, "A file of configs/.", flag_values=values)
     memory = flags.DEFINE_bool("memory", False, "Compile the training step.", flag_values=values)
     try:
+        configs.check_overrides(argv)
         rest = values(argv)
         list(configs.fields(config.value or {}))  # a file that failed to load says so only when it is read
-    except (TadjaxError, flags.Error, AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except TadjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (flags.Error, *configs.LOADING_ERRORS) as error:
+        print(f"error: {configs.loading_failure(error)}", file=sys.stderr)
         return 2
     if len(rest) > 1:
         print(f"error: unexpected arguments {' '.join(rest[1:])}", file=sys.stderr)
         return 2
     wrong = 0
-    for finding in examine(config.value, memory.value):
+    for finding in examine(config.value, memory.value, shlex.join(["python", "-m", "tadjax.doctor", *argv[1:]])):
         print(finding, flush=True)
         wrong += finding.right is False
     print(f"{wrong} thing{'s' * (wrong != 1)} to mend" if wrong else "nothing is wrong")

@@ -126,16 +126,15 @@ def run_mode(config: Any, workdir: pathlib.Path, traced: tuple[int, int] | None)
 
 def parse(argv: list[str]) -> list[str]:
     """Flags; a config that cannot be loaded, or an override of a field that is not there, is one sentence."""
-    overridden = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.lstrip("-").startswith("config.")]
     try:
-        configs.check_names([name.removeprefix("config.") for name in overridden])
+        configs.check_overrides(argv)
         rest = app.parse_flags_with_usage(argv)
         list(configs.fields(_CONFIG.value or {}))  # a file that failed to load says so only when it is read
         return rest
     except TadjaxError as error:
         text = str(error)
-    except (AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError) as error:
-        text = "--config: " + " ".join(str(error).split()).rpartition("earlier failure to load: ")[2]
+    except configs.LOADING_ERRORS as error:
+        text = configs.loading_failure(error)
     print(f"error: {text}", file=sys.stderr)
     sys.exit(2)
 

@@ -80,13 +80,18 @@ def load_backbone(directory: str | pathlib.Path, like: Any, image: int | None = 
     to nearest even. WeightsError lists every parameter whose shape differs and the config field to change.
     image: config.backbone.image, checked against the grid of the source's positions where it holds them.
     """
-    pretrained = read_geometry(directory)["backbone"].get("image")
+    check_image(read_geometry(directory)["backbone"], image, directory)
+    return load(directory, {"backbone": like})["backbone"]
+
+
+def check_image(geometry: Mapping[str, Any], image: int | None, directory: str | pathlib.Path) -> None:
+    """WeightsError where the positions that a backbone learned are not those of the config's pictures."""
+    pretrained = geometry.get("image")
     if image is not None and pretrained is not None and image != pretrained:
         raise WeightsError(
             f"{directory}: its positions are those of pictures of {pretrained} x {pretrained} pixels; "
             f"config.backbone.image = {image}"
         )
-    return load(directory, {"backbone": like})["backbone"]
 
 
 def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:

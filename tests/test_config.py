@@ -126,6 +126,9 @@ def test_a_saved_config_comes_back_equal(tmp_path):
     back = configs.load(tmp_path / "config.json")
     assert configs.differences(config, back) == []
     configs.check(back, configs.reference())
+    del back.data.cache, back.head
+    with pytest.raises(ConfigError, match=r"^config\.\S+, config\.\S+ \.\.\. \(\d+ fields\) are missing.* --config$"):
+        configs.check(back, configs.reference())
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
         configs.load(tmp_path / "config.json")

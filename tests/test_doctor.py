@@ -4,13 +4,15 @@ import hashlib
 import json
 import types
 
+import jax
 import pytest
 import torch
 
 from convert import torch_to_flax
-from tadjax import doctor
+from tadjax import doctor, weights
 from tadjax.backbones.vit import SIZES
 from tadjax.data.annotations import read_database
+from tadjax.localizer import build
 from tests.convert.checkpoints import tensors, vit_shapes
 
 
@@ -74,10 +76,45 @@ def test_missing_videos_and_annotations_are_named_with_what_lists_them(small_con
     small_config.data.annotations = str(tmp_path / "annotations.json")
     (finding,) = wrong(examine(small_config))
     assert "1 of 6 videos are missing: " in finding.text and "lost" in finding.text
-    assert finding.remedy.startswith("python -m tadjax.data.prepare")
+    videos, file = small_config.data.videos, small_config.data.annotations
+    assert finding.remedy == f"python -m tadjax.data.prepare custom --videos {videos} --annotations {file} --output DIR"
     small_config.data.annotations = str(tmp_path / "none.json")
     (finding,) = wrong(examine(small_config))
     assert f"config.data.annotations: {tmp_path / 'none.json'} does not exist" in finding.text
+
+
+def test_weights_that_were_not_converted_are_named_by_their_maker(small_config, tmp_path):
+    """The demo pre-trains its own: weights.json holds no source file."""
+    params = build(small_config, 1, "cpu").init(jax.random.key(0))
+    geometry = {"backbone": {**SIZES["tiny"], "image": small_config.backbone.image}}
+    weights.save(tmp_path / "own", {"backbone": params["backbone"]}, geometry, layout="made by hand")
+    small_config.backbone.random_init, small_config.backbone.weights = False, str(tmp_path / "own")
+    (finding,) = doctor.pretrained(small_config)
+    assert finding.right and finding.text.endswith("from made by hand")
+    small_config.backbone.image //= 2
+    (finding,) = doctor.pretrained(small_config)
+    assert not finding.right and "its positions are those of pictures" in finding.text
+    assert "of these weights (width" in finding.remedy
+
+
+def test_a_classifier_without_scores_and_a_subset_that_is_not_there_are_wrong(small_config, tmp_path):
+    classes = (tmp_path / "scores.json", ["one", "two"])
+    classes[0].write_text(json.dumps({"class": classes[1], "results": {"video0": [0.1, 0.9]}}))
+    small_config.data.class_agnostic, small_config.classifier.path = True, str(classes[0])
+    small_config.classifier.layout = "cuhk"
+    (finding,) = wrong(examine(small_config))
+    assert (
+        "the video classifier has no scores for video" in finding.text and "--config.classifier.path" in finding.remedy
+    )
+    small_config.classifier.path, small_config.data.eval_subset = "", "test"
+    (finding,) = wrong(examine(small_config))
+    assert "no video is in subset 'test'" in finding.text and "--config.data.eval_subset" in finding.remedy
+
+
+def test_features_that_are_not_there_are_wrong(small_config, tmp_path):
+    small_config.features.path, small_config.features.width = str(tmp_path / "none"), 8
+    findings = wrong(doctor.pretrained(small_config))
+    assert [finding.text for finding in findings] == [f"config.features.path: {tmp_path / 'none'} is no folder"]
 
 
 def test_a_wrong_field_ends_the_examination_of_the_config(small_config):
@@ -104,7 +141,9 @@ def test_an_accelerator_that_jax_does_not_see_is_wrong(monkeypatch):
     ("arguments", "status", "message"),
     [
         (["--config=configs/thumos.py:vitx"], 2, "did you mean 'vits'?"),
-        (["--config=configs/none.py"], 2, "configs/none.py"),
+        (["--config=configs/none.py"], 2, "No such file or directory: 'configs/none.py'"),
+        (["--config=configs/thumos_vitgg.py"], 2, "did you mean configs/thumos_vitg.py?"),
+        (["--config=configs/thumos_vits.py", "--config.optim.hed_lr=1"], 2, "did you mean config.optim.head_lr?"),
         (["--config=configs/thumos_vits.py"], 1, "things to mend"),
         (["stray"], 2, "unexpected arguments stray"),
     ],
