@@ -51,8 +51,11 @@ class Stored:
 def read(directory: pathlib.Path) -> Stored:
     """A folder that torch_to_flax.py wrote."""
     info = weights.read_info(directory)
-    unused = restore(directory / "unused") if (directory / "unused").exists() else {}
-    return Stored(flat(restore(directory / "params")), unused, info)
+    return Stored(flat(restore(directory / "params")), _unused(directory), info)
+
+
+def _unused(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    return restore(directory / "unused") if (directory / "unused").exists() else {}
 
 
 def read_run(directory: pathlib.Path) -> Stored:
@@ -60,10 +63,11 @@ def read_run(directory: pathlib.Path) -> Stored:
     arrays, step, config, localizer = runs.read_run(directory, restore)
     shapes = {path: array.shape for path, array in arrays.items()}
     found = geometry(shapes, config.adaptation.method, list(localizer.layers))
-    found["backbone"]["image"] = config.backbone.image
+    if "backbone" in found:  # features on disk have none
+        found["backbone"]["image"] = config.backbone.image
     if (directory / weights.INFO).exists() and step == 0:  # converted, and not trained since
-        info, unused = weights.read_info(directory), restore(directory / "unused")
-        return Stored({p: a for p, a in arrays.items() if not p.startswith("state/")}, unused, info)
+        kept = {path: array for path, array in arrays.items() if not path.startswith("state/")}
+        return Stored(kept, _unused(directory), weights.read_info(directory))
     arrays = {path: array.astype(np.float32) for path, array in arrays.items()}
     return Stored(arrays, {}, {"geometry": found, "adapted": list(localizer.layers)})
 

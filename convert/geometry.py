@@ -24,7 +24,9 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
     if "adapter/down/kernel" in shapes:
         found["adapter"] = _adapter(shapes, adapter, adapted)
     if "head/classification/out/kernel" in shapes:
-        found["head"] = _head(shapes)
+        found["head"] = _anchor_free(shapes)
+    elif {"head/projection/kernel", "head/map_out/kernel"} <= shapes.keys():
+        found["head"] = _gtad(shapes)
     return found
 
 
@@ -71,14 +73,24 @@ def _adapter(shapes: Shapes, method: str, adapted: list[int]) -> dict[str, Any]:
     return found
 
 
-def _head(shapes: Shapes) -> dict[str, Any]:
-    def count(pattern: str) -> int:
-        return len({found[0] for path in shapes if (found := re.match(pattern, path))})
+def _count(shapes: Shapes, pattern: str) -> int:
+    return len({found[0] for path in shapes if (found := re.match(pattern, path))})
 
+
+def _anchor_free(shapes: Shapes) -> dict[str, Any]:
+    """ActionFormer or TriDet, which alone predicts boundaries."""
     _, width, classes = shapes["head/classification/out/kernel"]
-    found = dict(width=width, classes=classes, head_convs=count(r"head/classification/conv_\d+"))
+    name = "tridet" if "head/start/out/kernel" in shapes else "actionformer"
+    found = dict(name=name, width=width, classes=classes, head_convs=_count(shapes, r"head/classification/conv_\d+"))
     if "head/projection/embed_0/conv/kernel" in shapes:
         found["feature_width"] = shapes["head/projection/embed_0/conv/kernel"][1]
-    found["convs"] = [count(rf"head/projection/{name}_\d+/") for name in ("embed", "stem", "branch")]
-    found["levels"] = count(r"head/neck/norm_\d+/")
+    found["convs"] = [_count(shapes, rf"head/projection/{name}_\d+/") for name in ("embed", "stem", "branch")]
+    found["levels"] = _count(shapes, r"head/neck/norm_\d+/")
+    return found
+
+
+def _gtad(shapes: Shapes) -> dict[str, Any]:
+    _, grouped, width = shapes["head/projection/kernel"]
+    found = dict(name="gtad", width=width, feature_width=4 * grouped)  # channels enter in four groups
+    found["map_width"], found["map_convs"] = shapes["head/map_out/kernel"][2], _count(shapes, r"head/map_conv_\d+/")
     return found

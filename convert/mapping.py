@@ -1,6 +1,7 @@
 """Torch state dicts <-> this project's parameters, by one table read in both directions.
 
-A table is a tuple of `Rule(torch name, our path, transform)` (the tables themselves stand in layouts.py).
+A table is a tuple of `Rule(torch name, our path, transform)`; the tables stand in backbones.py and heads.py, and
+layouts.py says which files they are of.
 Placeholders in a torch name:
 
     {layer}    stacks: the tensors of all layers become one array with a leading layer axis (0, 1, 2, ... without gaps)
@@ -100,6 +101,26 @@ class Drop:
     reason: str
     positions: bool = False
     fill: str | None = None
+
+
+def norm(torch: str, flax: str, transform: str = "same") -> tuple[Rule, ...]:
+    """LayerNorm: weight -> scale, bias -> bias."""
+    return Rule(f"{torch}.weight", f"{flax}/scale", transform), Rule(f"{torch}.bias", f"{flax}/bias", transform)
+
+
+def dense(torch: str, flax: str, transform: str = "linear") -> tuple[Rule, ...]:
+    """A layer with kernel and bias; `transform` is the kernel's."""
+    return Rule(f"{torch}.weight", f"{flax}/kernel", transform), Rule(f"{torch}.bias", f"{flax}/bias")
+
+
+def under(prefix: str, lines: tuple) -> tuple:
+    """The same rules (or drops) for tensors whose names start with `prefix`."""
+
+    def prefixed(line: Rule | Drop) -> Rule | Drop:
+        alias = {"alias": prefix + line.alias} if isinstance(line, Rule) and line.alias else {}
+        return dataclasses.replace(line, torch=prefix + line.torch, **alias)
+
+    return tuple(map(prefixed, lines))
 
 
 @dataclasses.dataclass

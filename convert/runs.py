@@ -120,6 +120,6 @@ def read_run(directory: pathlib.Path, restore: Any) -> tuple[dict[str, np.ndarra
     arrays = {path: np.asarray(array) for path, array in flat(found).items()}
     head_state = restore(directory / "checkpoints" / str(step) / "resume")["head_state"]
     arrays |= {f"state/{name}": np.asarray(value) for name, value in head_state.items()}
-    if frozen:
+    if jax.tree.leaves(frozen):
         arrays |= flat(restore(directory / "frozen"))
     return arrays, step, config, localizer

@@ -90,7 +90,8 @@ def recognise(checkpoint: Checkpoint, layout: str | None = None, wrapper: str | 
         raise WeightsError(f"--layout={layout} is unknown; there are {', '.join(known.name for known in LAYOUTS)}")
     raise WeightsError(
         f"{path}: a checkpoint of another model family. Its {len(stored)} tensors begin with "
-        f"{', '.join(list(stored)[:3])}; known are " + "; ".join(known.title for known in LAYOUTS)
+        f"{', '.join(list(stored)[:3])}; known are those of "
+        + "; ".join(dict.fromkeys(known.title.partition(":")[0] for known in LAYOUTS))
     )
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from convert.layouts import HUGGINGFACE_VIT, LAYOUTS
+from convert.backbones import HUGGINGFACE_VIT
+from convert.layouts import LAYOUTS
 from convert.mapping import TRANSFORMS, Drop, Rule, flat, nested, plan, to_flax, to_torch
 from tadjax.errors import WeightsError
 

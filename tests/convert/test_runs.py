@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from configs import thumos_vitg_side_1536x224, thumos_vits
+from configs import thumos_vits
 from convert import flax_to_torch, torch_to_flax
-from convert.layouts import LAYOUTS, VIDEOMAE
+from convert.backbones import VIDEOMAE
+from convert.layouts import layout_named
 from convert.mapping import flat, to_flax, to_torch
 from convert.runs import load_config
 from tadjax import config as configs
+from tadjax import weights
 from tadjax.backbones.vit import SIZES, sine_cosine
 from tadjax.checkpoint import Checkpoints, save_frozen
 from tadjax.errors import ConfigError, WeightsError
@@ -21,26 +23,38 @@ from tadjax.training.state import create, split
 from tests.convert.checkpoints import bits, tensors, under, vit_shapes
 
 CLASSES = ("run", "jump", "swim")
-CASES = {
-    "opentad_adatad": ("configs/thumos_vits.py:tiny", thumos_vits),
-    "opentad_adatad_side": ("configs/thumos_vitg_side_1536x224.py:tiny", thumos_vitg_side_1536x224),
+GTAD = ("--config.head.name=gtad", "--config.data.class_agnostic=True")
+CASES = {  # --config and what follows it
+    "opentad_adatad": ("configs/thumos_vits.py:tiny",),
+    "opentad_adatad_side": ("configs/thumos_vitg_side_1536x224.py:tiny",),
+    "opentad_adatad_tridet": ("configs/thumos_vits.py:tiny", "--config.head.name=tridet"),
+    "opentad_adatad_side_gtad": ("configs/thumos_vits_side.py:tiny", *GTAD),
+    "opentad_vit": ("configs/thumos.py:vits,finetune,tiny",),
+    "opentad_slowfast_tridet": ("configs/thumos.py:slowfast50,frozen,tiny", "--config.head.name=tridet"),
+    "opentad_tridet": ("configs/thumos_i3d.py:tridet,tiny",),
+    "opentad_gtad": ("configs/thumos_i3d.py:tiny", *GTAD),
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=["opentad_adatad", "opentad_adatad_side"])
 def detector(request, tmp_path):
-    """(layout, --config, the model, its parameters, an OpenTAD checkpoint of them in tmp_path/x.pth)."""
-    layout = next(layout for layout in LAYOUTS if layout.name == request.param)
-    file, module = CASES[request.param]
-    localizer = build(module.get_config("tiny"), len(CLASSES))
-    params = jax.tree.map(lambda a: np.asarray(a + 0.01), localizer.init(jax.random.key(1)))
+    """(layout, config file, the model, its parameters, an OpenTAD checkpoint of them in tmp_path/x.pth)."""
+    layout = layout_named(request.param)
+    file, *overrides = CASES[request.param]
+    config = load_config(file, overrides)
+    localizer = build(config, 1 if config.data.class_agnostic else len(CLASSES))
+    params, random = jax.eval_shape(localizer.init, jax.random.key(0)), np.random.default_rng(0)
+    params = jax.tree.map(lambda a: random.standard_normal(a.shape, np.float32), params)
     state_dict = {k: torch.from_numpy(v) for k, v in to_torch(params, layout.rules, localizer.layers).items()}
-    width, grid = localizer.backbone.width, localizer.backbone.image // localizer.backbone.patch
-    vit = "backbone.model.backbone."
-    state_dict[f"{vit}pos_embed"] = torch.from_numpy(sine_cosine(8 * grid * grid, width)[None])
-    if layout.adapter == "tia":
-        state_dict |= {f"{vit}fc_norm.weight": torch.randn(width), f"{vit}fc_norm.bias": torch.randn(width)}
-    state_dict["rpn_head.loss_normalizer"] = torch.tensor(77)
+    width = localizer.backbone.width
+    for drop in layout.drops:  # what a file holds beside our parameters
+        if drop.positions:
+            grid = localizer.backbone.image // localizer.backbone.patch
+            state_dict[drop.torch] = torch.from_numpy(sine_cosine(8 * grid * grid, width)[None])
+        else:
+            state_dict[drop.torch.replace("*", "backbone.model.backbone.")] = torch.randn(width)
+    if config.head.name != "gtad":
+        state_dict["rpn_head.loss_normalizer"] = torch.tensor(77)
     saved = {"epoch": 3, "state_dict_ema": under("module.", state_dict)}
     torch.save(saved, tmp_path / "x.pth")
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES) + "\n")
@@ -52,11 +66,23 @@ def to_run(tmp_path, file, *overrides):
     return torch_to_flax.main([*args, f"--config.data.classes={tmp_path}/classes.txt", *overrides])
 
 
+SLOW = ("opentad_slowfast_tridet",)  # compiles for a quarter of a minute
+
+
+@pytest.mark.parametrize(
+    "detector", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES], indirect=True
+)
 def test_a_detector_becomes_a_run_and_comes_back_bit_by_bit(detector, tmp_path):
-    _, file, _, params, saved = detector
-    assert to_run(tmp_path, file) == 0
+    layout, file, localizer, params, saved = detector
+    assert to_run(tmp_path, *CASES[layout.name]) == 0
+    info = weights.read_info(tmp_path / "RUN")
+    assert info["layout"] == layout.name
+    assert info["geometry"]["head"]["name"] == type(localizer.head).__name__.lower()
+    assert info["counts"]["unknown"] == info["counts"]["missing"] == 0
+    assert info["counts"]["mapped"] + info["counts"]["dropped"] == len(saved["state_dict_ema"])
     run = load_run(configs.load(tmp_path / "RUN" / "config.json"), tmp_path / "RUN")
-    assert run.classes == CLASSES
+    assert run.classes == (("action",) if layout.name.endswith("gtad") else CLASSES)
+    assert {*flat(run.params)} == {*flat(params)}
     ours = flat(params)
     for path, got in flat(run.params).items():
         assert np.array_equal(np.asarray(got), ours[path]), path

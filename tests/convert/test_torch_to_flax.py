@@ -60,7 +60,7 @@ def test_geometry_of_a_detector(tmp_path):
     assert geometry["backbone"]["image"] == 32
     assert geometry["adapter"] == dict(method="tia", count=2, width=WIDTH, hidden=HIDDEN, layers=[1, 3], kernel=3)
     assert geometry["head"] == dict(
-        width=8, classes=CLASSES, head_convs=2, feature_width=WIDTH, convs=[2, 1, 2], levels=3
+        name="actionformer", width=8, classes=CLASSES, head_convs=2, feature_width=WIDTH, convs=[2, 1, 2], levels=3
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from convert.layouts import ACTIONFORMER
+from convert.heads import ACTIONFORMER
 from convert.mapping import to_flax, to_torch
 from tadjax.heads.actionformer import ActionFormer, Pyramid
 from tests.golden.compare import Row

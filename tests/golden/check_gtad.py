@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.layouts import gtad
+from convert.heads import gtad
 from convert.mapping import to_flax, to_torch
 from tadjax.detections.decode import top_candidates
 from tadjax.detections.nms import suppress

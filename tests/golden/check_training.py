@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from convert.layouts import ACTIONFORMER, MMACTION_VIT, TIA, under
-from convert.mapping import flat, to_flax, to_torch
+from convert.backbones import MMACTION_VIT, TIA
+from convert.heads import ACTIONFORMER
+from convert.mapping import flat, to_flax, to_torch, under
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.tia import Tia
 from tadjax.backbones.vit import Vit

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from convert.layouts import TRIDET
+from convert.heads import TRIDET
 from convert.mapping import to_flax, to_torch
 from tadjax.detections.decode import top_candidates
 from tadjax.detections.nms import suppress

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from convert.layouts import HUGGINGFACE_VIT, VIDEOMAE, under
-from convert.mapping import to_flax, to_torch
+from convert.backbones import HUGGINGFACE_VIT, VIDEOMAE
+from convert.mapping import to_flax, to_torch, under
 from tadjax.backbones.vit import MEAN, STD, Block, PatchEmbed, Vit, sine_cosine
 from tests.golden.compare import Row
 

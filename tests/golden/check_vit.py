@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.layouts import MMACTION_VIT, TIA, TIA_SIDE, under
-from convert.mapping import to_flax, to_torch
+from convert.backbones import MMACTION_VIT, TIA, TIA_SIDE
+from convert.mapping import to_flax, to_torch, under
 from tadjax.adaptation import inside
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
