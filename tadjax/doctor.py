@@ -254,31 +254,44 @@ def mending(config: Any, problem: str) -> str:
 def decoding(config: Any) -> Iterator[Finding]:
     """How fast one process decodes what a training window needs: a video of the config, else a made one."""
     with tempfile.TemporaryDirectory() as folder:
-        path, made = (None, False) if config is None else (_any_video(config), False)
-        if path is None:
-            path, made = pathlib.Path(folder) / "made.mp4", True
+        path = None if config is None else any_video(config)
+        made = path is None
+        if made:
+            path = pathlib.Path(folder) / "made.mp4"
             _make_video(path)
         info = probe(path)
-        stride, wanted, side = 4, 256, 182
-        if config is not None:
-            sampling = sampling_of(config, train=False)
-            resized = sampling.method == "resize"
-            stride = max(1, info.frames // config.window.frames) if resized else sampling.frame_stride
-            wanted, side = config.window.frames, config.window.short_side
-        indices = np.arange(0, info.frames, stride)[:wanted]
-        start = time.perf_counter()
-        read_frames(path, indices, short_side=side, max_missing=1.0)
-        seconds = time.perf_counter() - start
+        rate, stride = decoding_speed(path, config)
     name = "a made video of 320 x 240" if made else f"{path.name}, {info.width} x {info.height} {info.codec}"
-    text = f"decoding: {len(indices) / seconds:.0f} sampled frames a second and process (every {stride}. of {name})"
-    if config is not None and seconds > 0:
-        processes = max(1, min(config.data.workers, os.cpu_count()))
-        step = config.optim.batch_size * wanted / (len(indices) / seconds) / processes
+    text = f"decoding: {rate:.0f} sampled frames a second and process (every {stride}. of {name})"
+    if config is not None:
+        processes = decoding_processes(config)
+        step = config.optim.batch_size * config.window.frames / rate / processes
         text += f"; a batch every {step:.1f} s with {processes} processes"
     yield Finding(None, text)
 
 
-def _any_video(config: Any) -> pathlib.Path | None:
+def decoding_speed(path: pathlib.Path, config: Any = None) -> tuple[float, int]:
+    """(sampled frames a second, every which frame is one) of one process that reads a window of a video."""
+    info = probe(path)
+    stride, wanted, side = 4, 256, 182
+    if config is not None:
+        sampling = sampling_of(config, train=False)
+        resized = sampling.method == "resize"
+        stride = max(1, info.frames // config.window.frames) if resized else sampling.frame_stride
+        wanted, side = config.window.frames, config.window.short_side
+    indices = np.arange(0, info.frames, stride)[:wanted]
+    start = time.perf_counter()
+    read_frames(path, indices, short_side=side, max_missing=1.0)
+    return len(indices) / (time.perf_counter() - start), stride
+
+
+def decoding_processes(config: Any) -> int:
+    """How many processes of the loader decode at once on this machine."""
+    return max(1, min(config.data.workers, os.cpu_count()))
+
+
+def any_video(config: Any) -> pathlib.Path | None:
+    """A video of the config's folder, the first by name; None without one."""
     folder = pathlib.Path(config.data.videos) if config.data.videos else None
     if folder is None or not folder.is_dir():
         return None

@@ -1,11 +1,21 @@
 """What a config's training step costs: parameters, operations, memory on a chip, time.
 
 `--mode=profile --topology=v5e:1` compiles the real step (augmentation, forward, backward, optimizer, EMA) for chips
-that need not be there and reads the compiler's plan; parameters are shapes, never numbers. Without --topology the step
-runs on random numbers on the devices at hand, and is measured.
+that need not be there and reads the compiler's plan and the program; parameters are shapes, never numbers. Without
+--topology the step runs on random numbers on the devices at hand, and is measured.
+
+flops                           of a step over all chips, counted on the traced program, recomputation included
+compiled_flops_per_chip         of the compiled program, loops multiplied out (what is counted: tadjax/roofline.py)
+memory_traffic_bytes_per_chip   read from and written to the chip's memory
+roofline                        the least seconds a step can take on the chip, and whether operations, memory or the
+                                network set it
+model_flops_utilisation         operations that need no recomputation, by what the chips could do in a measured step
+cores_needed                    host cores that decode frames as fast as the chips take them (a measured step; without
+                                one the roofline's), from the speed measured on a video of config.data.videos
 """
 
 import json
+import math
 import pathlib
 import sys
 import time
@@ -17,13 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax import config as configs
-from tadjax import flops, topologies
+from tadjax import doctor, flops, topologies
 from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.collectives import collectives, totals
 from tadjax.parallel.shard import spread
+from tadjax.program import parse
+from tadjax.roofline import BOUNDS, roofline, work
 from tadjax.runs import abstract_params
 from tadjax.train import view
 from tadjax.training import fidelity
@@ -74,13 +86,17 @@ def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict
     step = training_step(config, mesh, chips.platform)
     numbers = {"topology": topology or "at hand", "chip": chips.name, "chips": len(chips.devices)}
     numbers |= {"feature_length": config.window.feature_length, "size": config.window.size}
-    numbers |= _parameters(config, step) | _operations(config, chips)
+    numbers |= _parameters(config, step) | {"flops": _operations(config)}
     compiled, plan = _compile(step, chips)
     numbers |= plan
+    frames = config.optim.batch_size * sampling_of(config, train=True).frames
     if compiled is not None:
-        numbers["collectives"] = totals(collectives(compiled.as_text()))
-    if not topology and compiled is not None:
-        numbers |= _measure(compiled, step, mesh, sampling_of(config, train=True).frames)
+        numbers |= _program(compiled.as_text(), chips)
+        numbers |= {} if topology else _measure(compiled, step, mesh, frames)
+    if chips.peak_flops and "step_seconds" in numbers:
+        possible = chips.peak_flops * len(chips.devices) * numbers["step_seconds"]
+        numbers["model_flops_utilisation"] = _operations(_without_recomputation(config)) / possible
+    numbers |= _decoding(config, numbers, frames)
     return numbers | {"verdict": _verdict(config, numbers)}
 
 
@@ -142,18 +158,50 @@ def _parameters(config: Any, step: Step) -> dict[str, Any]:
     }
 
 
-def _operations(config: Any, chips: topologies.Chips) -> dict[str, Any]:
-    """Operations of a step over all chips, counted on plain attention on one device, and the time that sets."""
+def _operations(config: Any) -> int:
+    """Operations of a step over all chips, counted on plain attention on one device."""
     plain = config.copy_and_resolve_references()
     with plain.unlocked():
         plain.memory.attention = "xla"
     one = meshes.make_mesh(configs.ConfigDict(dict(data=1, clip=1, fsdp=1)), jax.devices("cpu")[:1])
     step = training_step(plain, one, "cpu")
-    total = flops.count(step.function, step.state, step.batch)
-    numbers: dict[str, Any] = {"flops": total}
+    return flops.count(step.function, step.state, step.batch)
+
+
+def _without_recomputation(config: Any) -> Any:
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.memory.update(dict(remat="none", clips_per_group=0, taps="store"))
+    return plain
+
+
+def _program(text: str, chips: topologies.Chips) -> dict[str, Any]:
+    """What the compiled program does on one chip, and the least time that takes where the chip's speeds are known."""
+    program = parse(text)
+    done = work(program)
+    numbers = {
+        "compiled_flops_per_chip": done.operations,
+        "memory_traffic_bytes_per_chip": done.memory_bytes,
+        "collectives": totals(collectives(program)),
+    }
     if chips.peak_flops:
-        numbers["seconds_at_peak_flops"] = total / len(chips.devices) / chips.peak_flops
+        numbers["roofline"] = roofline(done, chips.peak_flops, chips.bandwidth, chips.network)
     return numbers
+
+
+def _decoding(config: Any, numbers: dict[str, Any], frames: int) -> dict[str, Any]:
+    """How many cores must decode for a step of so many frames not to wait, and how long one measured here waits."""
+    seconds = numbers.get("step_seconds") or numbers.get("roofline", {}).get("seconds")
+    if config.features.path or seconds is None:
+        return {}
+    video = doctor.any_video(config)
+    if video is None:
+        return {"cores_needed": None}
+    rate, _ = doctor.decoding_speed(video, config)
+    found = {"decoding_frames_per_second_per_core": rate, "cores_needed": math.ceil(frames / seconds / rate)}
+    if "step_seconds" in numbers:
+        found["input_wait_seconds"] = max(0.0, frames / rate / doctor.decoding_processes(config) - seconds)
+    return found
 
 
 def _compile(step: Step, chips: topologies.Chips) -> tuple[Any, dict[str, Any]]:
@@ -188,7 +236,7 @@ def _compile(step: Step, chips: topologies.Chips) -> tuple[Any, dict[str, Any]]:
 
 
 def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]:
-    """Runs the compiled step on random numbers: median seconds of a step, frames a second, the allocator's peak."""
+    """Runs the compiled step of so many frames on random numbers: its median seconds, frames a second, peak memory."""
     rng = np.random.default_rng(0)
 
     def random(shape: jax.ShapeDtypeStruct) -> jax.Array:
@@ -209,7 +257,7 @@ def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) ->
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - start)
     median = float(np.median(seconds[1:]))
-    numbers = {"step_seconds": median, "frames_per_second": len(batch["valid"]) * frames / median}
+    numbers = {"step_seconds": median, "frames_per_second": frames / median}
     used = (mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
     return numbers | ({} if used is None else {"measured_peak_bytes_per_chip": used})
 
@@ -249,8 +297,13 @@ def _table(numbers: dict[str, Any]) -> str:
     def shown(name: str, value: Any) -> str:
         if "bytes" in name and isinstance(value, int):
             return f"{value / GIB:.2f} GiB"
-        if name == "flops":
-            return f"{value / 1e12:.1f} T"
+        if "flops" in name and isinstance(value, int):
+            return f"{value / 1e12:.4g} T"
+        if name == "roofline":
+            each = ", ".join(f"{bound} {value[f'{bound}_seconds']:.4g} s" for bound in BOUNDS)
+            return f"{value['seconds']:.4g} s, bound by {value['bound_by']} ({each})"
+        if name == "cores_needed" and value is None:
+            return "not known: decoding is measured on a video of config.data.videos"
         if name == "collectives":
             sent = [f"{of['count']} {kind} ({of['bytes'] / 2**20:.1f} MiB)" for kind, of in value.items()]
             return ", ".join(sent) or "none"

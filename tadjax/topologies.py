@@ -21,21 +21,29 @@ from tadjax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Tpu:
-    """memory: bytes that a program may use; peak_flops: bfloat16 operations a second; grids: slices, small to large."""
+    """kinds: what JAX calls the chip. memory: bytes that a program may use. peak_flops: bfloat16 operations a second.
+    bandwidth: bytes a second of the memory; network: of all links to other chips together, one way. grids: slices,
+    small to large. Figures of https://docs.cloud.google.com/tpu/docs/v5e (v5p, v6e)."""
 
+    kinds: tuple[str, ...]
     memory: int
     peak_flops: float
+    bandwidth: float
+    network: float
     grids: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """memory: bytes; bandwidth: bytes a second; the other numbers as CUDA reports them for the card."""
+    """title: what CUDA calls the card. memory: bytes. peak_flops: bfloat16 operations a second, dense. bandwidth: bytes
+    a second of the memory; network: to the other cards of a host, one way (NVLink; without it PCIe 4.0 x16). The other
+    numbers as CUDA reports them, shared memory in KiB."""
 
     title: str
     memory: int
     peak_flops: float
     bandwidth: int
+    network: float
     cores: int
     fpus: int
     clock_ghz: float
@@ -48,35 +56,37 @@ class Gpu:
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 TPUS = {
-    "v5e": Tpu(int(15.75 * 2**30), 197e12, _FLAT),
-    "v5p": Tpu(int(95 * 2**30), 459e12, _CUBES),
-    "v6e": Tpu(int(31.25 * 2**30), 918e12, _FLAT),
+    "v5e": Tpu(("TPU v5 lite", "TPU v5e"), int(15.75 * 2**30), 197e12, 819e9, 200e9, _FLAT),
+    "v5p": Tpu(("TPU v5", "TPU v5p"), int(95 * 2**30), 459e12, 2765e9, 600e9, _CUBES),
+    "v6e": Tpu(("TPU v6 lite", "TPU v6e"), int(31.25 * 2**30), 918e12, 1640e9, 400e9, _FLAT),
 }
 GPUS = {
     "a100": Gpu(
-        "NVIDIA A100-SXM4-80GB", 85100068864, 312e12, 2039040000000, 108, 64, 1.41, 41943040, 167936, 166912, (8, 0)
+        "NVIDIA A100-SXM4-80GB", 85100068864, 312e12, 2039040000000, 300e9, 108, 64, 1.41, 41943040, 164, 163, (8, 0)
     ),
     "h100": Gpu(
-        "NVIDIA H100 80GB HBM3", 84978434048, 989e12, 3352320000000, 132, 128, 1.98, 52428800, 233472, 232448, (9, 0)
+        "NVIDIA H100 80GB HBM3", 84978434048, 989e12, 3352320000000, 450e9, 132, 128, 1.98, 52428800, 228, 227, (9, 0)
     ),
-    "h200": Gpu(
-        "NVIDIA H200 141GB HBM3e", 151397597184, 989e12, 4800000000000, 132, 128, 1.98, 52428800, 233472, 232448, (9, 0)
-    ),
+    "h200": Gpu("NVIDIA H200", 151397597184, 989e12, 4800000000000, 450e9, 132, 128, 1.98, 52428800, 228, 227, (9, 0)),
     "rtx4090": Gpu(
-        "NVIDIA GeForce RTX 4090", 25250000000, 165e12, 1008000000000, 128, 128, 2.52, 75497472, 102400, 101376, (8, 9)
+        "NVIDIA GeForce RTX 4090", 25250000000, 165e12, 1008000000000, 32e9, 128, 128, 2.52, 75497472, 100, 99, (8, 9)
     ),
 }
+BETWEEN_HOSTS = 50e9  # bytes a second of a GPU's network port, one way: 400 Gbit/s, as in hosts of eight H100
 
 
 @dataclasses.dataclass(frozen=True)
 class Chips:
-    """devices: real or described. memory: bytes a chip, None if not known. compiler: entered to compile for them."""
+    """devices: real or described. memory: bytes a chip, None if not known. peak_flops, bandwidth, network: operations
+    and bytes a second of a chip (see Tpu, Gpu), 0 if not known. compiler: entered to compile for them."""
 
     name: str
     platform: str  # "cpu", "gpu", "tpu"
     devices: list[Any]
     memory: int | None = None
     peak_flops: float = 0.0
+    bandwidth: float = 0.0
+    network: float = 0.0
     compiler: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
 
@@ -84,7 +94,15 @@ def at_hand() -> Chips:
     """The devices of this machine."""
     devices = jax.devices()
     memory = (devices[0].memory_stats() or {}).get("bytes_limit")
-    return Chips(devices[0].device_kind, devices[0].platform, devices, memory)
+    return Chips(devices[0].device_kind, devices[0].platform, devices, memory, *_speeds(devices[0].device_kind))
+
+
+def _speeds(kind: str) -> tuple[float, float, float]:
+    """(peak_flops, bandwidth, network) of a device by what JAX calls it; zeros where the tables have it not."""
+    chips = [chip for chip in TPUS.values() if kind in chip.kinds] + [
+        card for card in GPUS.values() if kind == card.title
+    ]
+    return (chips[0].peak_flops, chips[0].bandwidth, chips[0].network) if chips else (0.0, 0.0, 0.0)
 
 
 def describe(topology: str) -> Chips:
@@ -116,7 +134,8 @@ def _tpus(kind: str, sides: list[int], topology: str) -> Chips:
         found = topologies.get_topology_desc(f"{kind}:{grid}", platform="tpu")
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(f"--topology={topology}: no such slice ({str(error).splitlines()[0]})") from None
-    return Chips(f"TPU {kind}", "tpu", list(found.devices)[:count], chip.memory, chip.peak_flops)
+    devices = list(found.devices)[:count]
+    return Chips(f"TPU {kind}", "tpu", devices, chip.memory, chip.peak_flops, chip.bandwidth, chip.network)
 
 
 def _gpus(kind: str, sides: list[int], topology: str) -> Chips:
@@ -134,7 +153,9 @@ def _gpus(kind: str, sides: list[int], topology: str) -> Chips:
     found = topologies.get_topology_desc(
         kind, platform="cuda", target_config=_target(card), topology=f"1x{hosts}x{each}"
     )
-    return Chips(card.title, "gpu", list(found.devices), card.memory, card.peak_flops, _lowering_for_cuda)
+    network = card.network if hosts == 1 else min(card.network, BETWEEN_HOSTS)
+    speeds = (card.peak_flops, card.bandwidth, network)
+    return Chips(card.title, "gpu", list(found.devices), card.memory, *speeds, _lowering_for_cuda)
 
 
 @contextlib.contextmanager
@@ -156,8 +177,8 @@ def _target(card: Gpu) -> str:
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_core: {card.shared_per_core}
-  shared_memory_per_block_optin: {card.shared_per_block}
+  shared_memory_per_block: 49152 shared_memory_per_core: {card.shared_per_core * 1024}
+  shared_memory_per_block_optin: {card.shared_per_block * 1024}
   core_count: {card.cores} fpus_per_core: {card.fpus} clock_rate_ghz: {card.clock_ghz}
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64

@@ -9,7 +9,7 @@ import pytest
 
 from configs import anet_tsm18_lofi
 from tadjax import config as configs
-from tadjax import profiling
+from tadjax import doctor, profiling, topologies
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling import _remedies, _verdict, training_step
 from tests.conftest import ROOT
@@ -62,6 +62,47 @@ def test_every_fidelity_of_a_schedule_stands_beside_full_fidelity(monkeypatch, t
     ]
 
 
+def test_cores_are_counted_from_the_speed_of_decoding_and_of_the_step(monkeypatch, tmp_path):
+    config = configs.reference()
+    config.data.workers = 1
+    numbers = {"roofline": {"seconds": 2.0}}
+    assert profiling._decoding(config, {}, 1600) == {}, "nothing says how fast the chips are"
+    config.data.videos = str(tmp_path)
+    assert profiling._decoding(config, numbers, 1600) == {"cores_needed": None}, "no video to measure on"
+
+    monkeypatch.setattr(doctor, "any_video", lambda config: tmp_path / "a.mp4")
+    monkeypatch.setattr(doctor, "decoding_speed", lambda path, config: (150.0, 4))
+    assert profiling._decoding(config, numbers, 1600) == {
+        "decoding_frames_per_second_per_core": 150.0,
+        "cores_needed": 6,  # 800 frames a second
+    }
+    measured = profiling._decoding(config, numbers | {"step_seconds": 4.0}, 1600)
+    assert measured["cores_needed"] == 3
+    assert measured["input_wait_seconds"] == pytest.approx(1600 / 150 - 4)
+    config.features.path = "features"
+    assert profiling._decoding(config, numbers, 1600) == {}, "features are not decoded"
+
+
+def test_a_program_of_known_speed_has_a_roofline_that_prints_in_a_line():
+    text = "ENTRY %m (a: f32[8,8]) -> f32[8,8] {\n  %a = f32[8,8] parameter(0)\n  ROOT %b = f32[8,8] add(%a, %a)\n}\n"
+    numbers = profiling._program(text, topologies.Chips("chip", "tpu", [], None, 100.0, 256.0, 10.0))
+    assert numbers["memory_traffic_bytes_per_chip"] == 2 * 256 and numbers["compiled_flops_per_chip"] == 0
+    assert (
+        profiling._table(numbers)
+        .splitlines()[-1]
+        .endswith(" 2 s, bound by memory (operations 0 s, memory 2 s, network 0 s)")
+    )
+    assert "roofline" not in profiling._program(text, topologies.Chips("chip", "cpu", []))
+
+
+def test_utilisation_counts_no_recomputation():
+    config = load(ROOT / "configs" / "thumos_vitg.py", "tiny")
+    config.optim.batch_size = 1
+    assert config.memory.remat == "block"
+    once = profiling._operations(profiling._without_recomputation(config))
+    assert 0.6 < once / profiling._operations(config) < 0.9
+
+
 def abstract_step(config) -> dict:
     """Shapes of a step's batch and losses, without compiling anything."""
     step = training_step(config, meshes.make_mesh(config.mesh), "cpu")
@@ -94,3 +135,5 @@ def test_a_step_is_compiled_for_a_chip_that_is_not_there(tmp_path):
     assert 0 < numbers["argument_bytes_per_chip"] < numbers["peak_bytes_per_chip"] < 2**30
     assert numbers["parameters_trained"] == numbers["parameters"]["adapter"] + numbers["parameters"]["head"]
     assert numbers["flops"] > 0
+    assert numbers["roofline"]["operations_seconds"] == numbers["compiled_flops_per_chip"] / 197e12
+    assert numbers["roofline"]["memory_seconds"] == numbers["memory_traffic_bytes_per_chip"] / 819e9 > 0

@@ -1,5 +1,7 @@
 import importlib.util
+import types
 
+import jax
 import pytest
 
 from tadjax import topologies
@@ -32,3 +34,20 @@ def test_needed_memory_is_read_from_the_compilers_refusal():
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 22.5G of 15.75G hbm."
     assert topologies.needed_bytes(text) == int(22.5 * 2**30)
     assert topologies.needed_bytes("RESOURCE_EXHAUSTED: no numbers") is None
+
+
+@pytest.mark.parametrize(
+    "kind, speeds",
+    [
+        ("NVIDIA H200", (989e12, 4800e9, 450e9)),
+        ("TPU v5 lite", (197e12, 819e9, 200e9)),
+        ("TPU v5", (459e12, 2765e9, 600e9)),
+        ("cpu", (0, 0, 0)),
+    ],
+)
+def test_the_speeds_of_a_known_chip_are_known_where_it_is_at_hand(monkeypatch, kind, speeds):
+    device = types.SimpleNamespace(device_kind=kind, platform="gpu", memory_stats=lambda: {"bytes_limit": 5})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    chips = topologies.at_hand()
+    assert (chips.name, chips.memory) == (kind, 5)
+    assert (chips.peak_flops, chips.bandwidth, chips.network) == speeds

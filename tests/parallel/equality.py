@@ -17,6 +17,7 @@ from tadjax.localizer import build
 from tadjax.parallel.collectives import collectives
 from tadjax.parallel.mesh import make_mesh
 from tadjax.profiling import CLASSES, SEGMENTS, Step, training_step
+from tadjax.program import parse
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import TrainState, create
 from tests.adaptation.tiny import away_from_start, largest_difference
@@ -95,7 +96,7 @@ def main(method: str, shapes: list[str]) -> None:
         if shape in shapes:
             want = results["1x1x1"]
             errors = {name: largest_difference(results[shape][name], want[name]) for name in want}
-            report[shape] = {"errors": errors, "collectives": collectives(compiled.as_text())}
+            report[shape] = {"errors": errors, "collectives": collectives(parse(compiled.as_text()))}
     print(json.dumps(report))
 
 

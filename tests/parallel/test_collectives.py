@@ -1,4 +1,5 @@
 from tadjax.parallel.collectives import Collective, collectives, totals
+from tadjax.program import parse
 
 PROGRAM = """\
 HloModule step
@@ -33,7 +34,7 @@ ENTRY %main (a: f32[2,12]) -> f32[8,12] {
 
 
 def test_loops_are_multiplied_out():
-    found = collectives(PROGRAM)
+    found = collectives(parse(PROGRAM))
     assert sorted(found) == [
         Collective("all-gather", 8 * 12 * 2, 1),
         Collective("all-reduce", 13 * 4, 1),
@@ -47,4 +48,5 @@ def test_loops_are_multiplied_out():
 
 
 def test_a_program_for_one_device_has_none():
-    assert collectives("ENTRY %main (a: f32[2]) -> f32[2] {\n  ROOT %b = f32[2]{0} add(%a, %a)\n}\n") == []
+    text = "ENTRY %main (a: f32[2]) -> f32[2] {\n  ROOT %b = f32[2]{0} add(%a, %a)\n}\n"
+    assert collectives(parse(text)) == []
