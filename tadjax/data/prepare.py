@@ -21,12 +21,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
 from tadjax.data.formats import Instance, is_activitynet, read_instances
 from tadjax.data.publishers import CONVERTERS, ego4d_clips
-from tadjax.data.recipe import advise, describe, instance_lengths, suggest
+from tadjax.data.recipe import advise, describe, instance_lengths, rates, suggest, usual_rate
 from tadjax.data.reencode import Encoding, add_options, encoding_from, reencode_folder
 from tadjax.data.video import VideoInfo
 from tadjax.data.video_folder import probe_all, video_files
@@ -158,8 +156,8 @@ def prepare(name: str, root: Path) -> tuple[int, list[str]]:
     for subset in data.subsets:
         videos = [video for video in annotations.videos if video.subset == subset]
         print("\n    ".join([f"{subset}:", *describe(videos, annotations.classes)]))
-    rates = [info.fps for info in findings.infos.values()]
-    print("\n".join(advise(annotations.videos, data.fps or float(np.median(rates or [30])))))
+    fps = [info.fps for info in findings.infos.values()]
+    print("\n".join(advise(annotations.videos, data.fps or usual_rate(fps)) + rates(fps)))
     print("\n".join(findings.report()) or "annotations and videos agree")
     (root / "blocked.txt").write_text("".join(f"{video}\n" for video in findings.blocked), encoding="utf-8")
     if findings.blocked:
@@ -208,13 +206,15 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
     output.mkdir(parents=True, exist_ok=True)
     (output / "annotations.json").write_text(json.dumps({"database": database}, indent=1) + "\n", encoding="utf-8")
     (output / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
-    fps = float(np.median([info.fps for info in infos.values()]))
+    fps = usual_rate([info.fps for info in infos.values()])
     config = write_config(output, videos, annotations, (train, evaluation), list(infos.values()), fps, backbone)
     for subset in dict.fromkeys((train, evaluation)):
         of_subset = [video for video in annotations.videos if video.subset == subset]
         print("\n    ".join([f"{subset}:", *describe(of_subset, classes)]))
-    print("\n".join(advise(annotations.videos, fps)))
+    print("\n".join(advise(annotations.videos, fps) + rates([info.fps for info in infos.values()])))
     print("\n".join(problems.report()) or "annotations and videos agree")
+    if train == evaluation:
+        print(f"there is no subset but {train!r}: mAP will be that of the videos that were trained on")
     print(f"wrote {output / 'annotations.json'}, {output / 'classes.txt'}, {config}; train with\n")
     print(f"    python -m tadjax.main --config={config} --workdir=runs/{output.name}")
     return 1 if problems.problems else 0

@@ -17,6 +17,7 @@ LENGTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)  # feature st
 LONGEST_STRIDE = 64
 BACKBONE_SPACING = 4 / 30  # seconds between two sampled frames: what VideoMAE was pre-trained on
 LEVELS = (3, 8)  # fewest and most
+RATES_DIFFER = 1.05  # 29.97 and 30 are one frame rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +87,24 @@ def advise(videos: Sequence[Video], fps: float) -> list[str]:
     return lines
 
 
+def rates(fps: Sequence[float]) -> list[str]:
+    """A line where videos [n] have different frame rates: strides count frames, so actions differ in pace."""
+    if not len(fps) or max(fps) <= RATES_DIFFER * min(fps):
+        return []
+    return [
+        f"frame rates differ, from {min(fps):.4g} to {max(fps):.4g} a second: windows count frames, so the same action "
+        f"looks faster or slower; --reencode FOLDER --fps {usual_rate(fps):.4g} writes all videos at one rate"
+    ]
+
+
+def usual_rate(fps: Sequence[float]) -> float:
+    """The frame rate of the middle one of videos [n]; 30 of none."""
+    return float(np.quantile(fps, 0.5, method="higher")) if len(fps) else 30.0
+
+
 def instance_lengths(videos: Sequence[Video]) -> np.ndarray:
-    """Lengths in seconds of all instances that have one, float64 [n]."""
-    lengths = np.concatenate([np.diff(video.segments, axis=1)[:, 0] for video in videos])
+    """Lengths in seconds of all instances that have one inside their video, float64 [n]."""
+    lengths = np.concatenate([np.diff(np.clip(v.segments, 0, v.duration), axis=1)[:, 0] for v in videos])
     return lengths[lengths > 0]
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tadjax import config as configs
-from tadjax.data.annotations import load_annotations
+from tadjax.data.annotations import Video, load_annotations
 from tadjax.data.formats import read_instances
 from tadjax.data.prepare import check_videos, main
-from tadjax.data.recipe import suggest
+from tadjax.data.recipe import instance_lengths, rates, suggest
 from tadjax.data.video import probe, read_frames
 from tadjax.errors import DataError
 from tests.data.test_publishers import clip as moment_clip
@@ -224,6 +224,18 @@ def test_suggestions_are_those_of_published_recipes():
     assert found.regression_ranges == ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000))
     long = suggest(10 * lengths, longest_video=1600.0, fps=30.0)
     assert (long.stride, long.frames_per_feature) == (64, 16)
+
+
+def test_mixed_frame_rates_are_said_with_what_mends_them():
+    assert rates([]) == rates([29.97, 30.0, 30.0]) == []
+    (line,) = rates([60.0, 25.0, 25.0, 24.0])
+    assert "from 24 to 60 a second" in line and "--fps 25 " in line
+
+
+def test_an_annotation_beyond_the_videos_end_does_not_stretch_the_recipe():
+    segments = np.array([[1.0, 3.0], [5.0, 600.0], [700.0, 701.0]])
+    video = Video("v", "training", 10.0, 300, 30.0, segments, np.zeros(3, np.int32))
+    assert instance_lengths([video]).tolist() == [2.0, 5.0]
 
 
 @pytest.mark.parametrize("fps", [1.0, 10.0, 29.97, 60.0, 240.0])
