@@ -274,7 +274,7 @@ def find_videos(videos: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
     paths, failures = [], []
     for pattern in videos:
         if os.path.isdir(pattern):
-            found = sorted(os.path.join(pattern, name) for name in os.listdir(pattern))
+            found = sorted(os.path.join(pattern, name) for name in os.listdir(pattern) if name[0] != ".")
             found = [path for path in found if path.lower().endswith(EXTENSIONS) and os.path.isfile(path)]
             failure = f"{pattern}: the folder holds no video file ({', '.join(EXTENSIONS)})"
         else:

@@ -200,7 +200,7 @@ def test_a_directory_that_is_no_run(tmp_path, workdir):
 
 
 def test_files_folders_and_patterns(tmp_path):
-    for name in ("b.MP4", "a.mkv", "c [1].webm", "d.txt", ".hidden"):
+    for name in ("b.MP4", "a.mkv", "c [1].webm", "d.txt", ".hidden", "._a.mkv"):
         (tmp_path / name).touch()
     (tmp_path / "sub.mp4").mkdir()
     (tmp_path / "sub.mp4" / "e.avi").touch()

@@ -157,7 +157,7 @@ def prepare(name: str, root: Path) -> tuple[int, list[str]]:
         videos = [video for video in annotations.videos if video.subset == subset]
         print("\n    ".join([f"{subset}:", *describe(videos, annotations.classes)]))
     fps = [info.fps for info in findings.infos.values()]
-    print("\n".join(advise(annotations.videos, data.fps or usual_rate(fps)) + rates(fps)))
+    print("\n".join(advise(annotations.videos, data.fps or usual_rate(fps)) + ([] if data.fps else rates(fps))))
     print("\n".join(findings.report()) or "annotations and videos agree")
     (root / "blocked.txt").write_text("".join(f"{video}\n" for video in findings.blocked), encoding="utf-8")
     if findings.blocked:

@@ -212,8 +212,12 @@ def _lines(path: Path) -> Iterator[tuple[str, float, float]]:
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
-    """Files in a folder and its subfolders whose whole name matches; DataError if there is none."""
-    found = sorted(path for path in folder.rglob("*") if re.fullmatch(pattern, path.name))
+    """Files in a folder and its subfolders whose whole name matches; DataError if there is none.
+
+    Hidden ones do not count: archives packed on a Mac hold a "._NAME" of binary notes for every file.
+    """
+    named = (path for path in folder.rglob("*") if not path.name.startswith("."))
+    found = sorted(path for path in named if re.fullmatch(pattern, path.name))
     if not found:
         raise DataError(f"{folder}: holds no file whose name is like {pattern}; is it the publisher's folder?")
     return found

@@ -14,9 +14,13 @@ from tadjax.errors import DataError
 
 
 def video_files(folder: Path) -> dict[str, Path]:
-    """Video files of a folder by name without extension; DataError where there is no folder or no such file."""
+    """Video files of a folder by name without extension; DataError where there is no folder or no such file.
+
+    Hidden files are none: a Mac leaves a "._NAME" beside every file that it copies to another disk.
+    """
     try:
-        found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in EXTENSIONS}
+        shown = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+        found = {path.stem: path for path in shown if path.suffix.lower() in EXTENSIONS}
     except OSError as error:
         raise DataError(f"{folder}: the folder of videos cannot be read ({error.strerror})") from error
     if not found:

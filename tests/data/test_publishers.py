@@ -37,6 +37,7 @@ def test_thumos(tmp_path, thumos_videos):
     (train / "CliffDiving_val.txt").write_text("video_validation_0000266  2.0 3.1\nvideo_validation_0000266  0.5 1.5\n")
     (train / "Ambiguous_val.txt").write_text("video_validation_0000266  3.2 3.4\n")
     (test / "Diving_test.txt").write_text("video_test_0000004  0.2 1.1\nvideo_test_0000270  0.1 0.5\n")
+    (test / "._Diving_test.txt").write_bytes(b"\x00\x05\x16")  # of an archive that a Mac packed
     (test / "detclasslist.txt").write_text("21 CliffDiving\n26 Diving\n")
     database, classes = convert("thumos", tmp_path, thumos_videos)
     assert classes == ("CliffDiving", "Diving")
