@@ -11,7 +11,6 @@ locked while it is made, and appears whole or not at all.
 
 import dataclasses
 import fcntl
-import itertools
 import json
 import os
 import pathlib
@@ -28,7 +27,7 @@ from tadjax.data.features import RULES, differences, info_path, open_npy, read_r
 from tadjax.data.frame_index import FrameIndex
 from tadjax.data.records import locate_videos, sampling_of
 from tadjax.data.sampling import Sampling, Window, list_windows
-from tadjax.data.stream import decoding_threads, stream_windows
+from tadjax.data.stream import decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
 from tadjax.errors import ConfigError, DataError
 from tadjax.localizer import Localizer, build, resize_in_time
@@ -179,16 +178,14 @@ class Extractor:
 
     def _make(self, jobs: Sequence[_Job], advance: Callable, wait: bool = False) -> Sequence[_Job]:
         """Makes the files that no other process is making (wait: once it has let go of them); returns all jobs."""
-        running = None
-        for batch in _batches(self._windows(jobs, advance, wait), self._batch_size):
-            frames = [batch[min(row, len(batch) - 1)][1] for row in range(self._batch_size)]  # a short one filled up
-            started = batch, self._steps(self._params, jax.device_put(np.stack(frames), self._sharding))
-            if running is not None:  # the device works on this batch while the host sees to the last one
-                self._collect(*running, advance)
-            running = started
-        if running is not None:
-            self._collect(*running, advance)
+        windows = self._windows(jobs, advance, wait)
+        for batch, steps in one_batch_ahead(windows, self._batch_size, self._start):
+            self._collect(batch, steps, advance)
         return jobs
+
+    def _start(self, batch: list[tuple[_Job, np.ndarray]]) -> jax.Array:
+        """Backbone steps of batch_size windows."""
+        return self._steps(self._params, jax.device_put(np.stack([frames for _, frames in batch]), self._sharding))
 
     def _windows(self, jobs: Sequence[_Job], advance: Callable, wait: bool) -> Iterator[tuple[_Job, np.ndarray]]:
         """Frames of all windows of the videos that are not there yet, decoded ahead."""
@@ -318,8 +315,3 @@ def _parameters(
         return load_frozen(workdir, {"backbone": abstract_params(alone, localizer, mesh)["backbone"]})["backbone"]
     check_weights(alone)
     return initial_params(alone, localizer, mesh)["backbone"]
-
-
-def _batches(windows: Iterator[tuple[_Job, np.ndarray]], size: int) -> Iterator[list[tuple[_Job, np.ndarray]]]:
-    while batch := list(itertools.islice(windows, size)):
-        yield batch

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tadjax import config as configs
 from tadjax.data.annotations import parse_database, read_database
 from tadjax.data.records import EXTENSIONS, sampling_of
-from tadjax.data.stream import WindowFrames, decoding_threads, stream_windows
+from tadjax.data.stream import WindowFrames, decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import merge_windows
@@ -164,7 +164,7 @@ class Predictor:
             threads=decoding_threads(self._config.data.workers),
         )
         with _bar(path.name, info.duration, progress) as advance:
-            for batch, candidates in self._run(stream):
+            for batch, candidates in one_batch_ahead(stream, self._batch_size, self._start):
                 parts += self._collect(batch, candidates, path)
                 substituted += sum(window.substituted for window in batch)
                 advance(batch)
@@ -178,21 +178,9 @@ class Predictor:
     def _sliding(self) -> bool:
         return self._sampling.method == "sliding"
 
-    def _run(self, stream: Iterator[WindowFrames]) -> Iterator[tuple[list[WindowFrames], dict[str, jax.Array]]]:
-        """Batches and their candidates; the device is at work on the next one while the caller looks at this one."""
-        running = None
-        for batch in _batches(stream, self._batch_size):
-            started = batch, self._start(batch)
-            if running is not None:
-                yield running
-            running = started
-        if running is not None:
-            yield running
-
     def _start(self, batch: list[WindowFrames]) -> dict[str, jax.Array]:
-        """Candidates of up to batch_size windows; a short batch is filled up with its last window."""
-        rows = [batch[min(row, len(batch) - 1)] for row in range(self._batch_size)]
-        arrays = {name: np.stack([getattr(window, name) for window in rows]) for name in ("frames", "valid")}
+        """Candidates of batch_size windows."""
+        arrays = {name: np.stack([getattr(window, name) for window in batch]) for name in ("frames", "valid")}
         return self._candidates(self._params, jax.device_put(arrays, self._sharding))
 
     def _collect(self, batch: list[WindowFrames], candidates: dict, path: pathlib.Path) -> list[Detections]:
@@ -327,17 +315,6 @@ def summary(found: Prediction, folder: pathlib.Path) -> str:
     if len(found) > SHOWN:
         lines.append(f"  ... and {len(found) - SHOWN} more (--min_score, --top_k and --labels choose)")
     return "\n".join(lines)
-
-
-def _batches(windows: Iterator[WindowFrames], size: int) -> Iterator[list[WindowFrames]]:
-    batch = []
-    for window in windows:
-        batch.append(window)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ What cannot be read raises one DataError. What can be read but looks wrong becom
 video and index, with what was done about it. Segments are never altered: sampling cuts them to its windows.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tadjax.errors import DataError
+from tadjax.files import read_json
 
 AMBIGUOUS = "Ambiguous"  # THUMOS14 marks with this label what is neither an action nor certainly none
 MAX_FPS = 1000.0  # beyond it, "duration" or "frame" is in another unit
@@ -106,14 +106,7 @@ def load_annotations(
 
 def read_database(path: str | PathLike[str]) -> dict[str, Any]:
     """The "database" of an ActivityNet-style JSON file; DataError if the file is not one."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_repeated_keys)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file") from error
-    except OSError as error:
-        raise DataError(f"{path}: the annotation file cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, a repeated key, or nested beyond reason
-        raise DataError(f"{path}: not a JSON file: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
         raise DataError(f'{path}: not ActivityNet-style annotations: there is no "database" object at the top level')
     return content["database"]
@@ -289,12 +282,3 @@ def _positive(entry: Mapping[str, Any], key: str, where: str) -> float:
 def _is_number(value: Any) -> bool:
     """JSON lets true, NaN, Infinity and numbers beyond any use through."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A key given twice would silently hide the first value: half of a video's annotations, for one."""
-    entry = dict(pairs)
-    if len(entry) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice in one object")
-    return entry

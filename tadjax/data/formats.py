@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from tadjax.data.records import EXTENSIONS
 from tadjax.errors import DataError
+from tadjax.files import read_json
 
 COLUMNS = ("video", "start", "end", "label")
 
@@ -59,7 +60,8 @@ def read_instances(path: Path) -> list[Instance]:
 
 def is_activitynet(path: Path) -> bool:
     """Whether a file is ActivityNet-style JSON already."""
-    return path.suffix.lower() == ".json" and isinstance(_json(path), dict) and "database" in _json(path)
+    content = read_json(path) if path.suffix.lower() == ".json" else None
+    return isinstance(content, dict) and "database" in content
 
 
 def video_stem(name: str) -> str:
@@ -126,7 +128,7 @@ def _eaf(file: str, text: str) -> Iterator[Instance]:
 
 
 def _via_json(file: str, text: str) -> Iterator[Instance]:
-    content = _json(Path(file))
+    content = read_json(file)
     if not isinstance(content, dict) or not {"file", "view", "metadata"} <= set(content):
         raise DataError(f'{file}: neither ActivityNet-style ("database") nor a VIA 3 project ("file", "metadata")')
     attributes = content.get("attribute", {})
@@ -146,15 +148,6 @@ def _via_json(file: str, text: str) -> Iterator[Instance]:
 
 
 _READERS = {".csv": _csv, ".tsv": _csv, ".eaf": _eaf, ".json": _via_json}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: the annotations cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from error
 
 
 def _instance(where: str, video: Any, start: Any, end: Any, label: Any) -> Instance:

@@ -7,7 +7,6 @@ the order in which published results count them. What is not as published is a D
 import contextlib
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from tadjax.data.annotations import AMBIGUOUS
 from tadjax.data.video_folder import probe_all, video_files
 from tadjax.errors import DataError
+from tadjax.files import read_json
 
 Converted = tuple[dict[str, dict], tuple[str, ...]]
 
@@ -106,7 +106,7 @@ def ego4d_clips(folder: Path) -> dict[str, tuple[str, float, float]]:
 def _ego4d_videos(folder: Path) -> Iterator[tuple[str, Any]]:
     """(file and number for messages, entry)."""
     for name in ("moments_train.json", "moments_val.json"):
-        content = _json(folder / name)
+        content = read_json(folder / name)
         videos = content.get("videos") if isinstance(content, dict) else None
         if not isinstance(videos, list):
             raise DataError(f'{folder / name}: has no list "videos"; is it Ego4D\'s file of moment queries?')
@@ -138,7 +138,7 @@ def _moments(subset: str, clip: Mapping[str, Any]) -> dict | None:
 def activitynet(folder: Path, pattern: str) -> Converted:
     """ActivityNet-1.3 and HACS segments: one ActivityNet-style file, without the test videos, which have no labels."""
     path = _one(folder, pattern)
-    content = _json(path)
+    content = read_json(path)
     videos = content.get("database") if isinstance(content, dict) else None
     if not isinstance(videos, dict):
         raise DataError(f'{path}: has no "database" of videos')
@@ -286,10 +286,3 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; is it the publisher's file?") from error
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from error

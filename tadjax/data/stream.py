@@ -6,11 +6,13 @@ before and only the rest is decoded, ahead of its use, by threads (FFmpeg works 
 once is a few windows, however long the video is.
 """
 
+import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from tadjax.data.frame_index import FrameIndex
 from tadjax.data.sampling import Grid, Sample, Sampling, Timeline, Window
 from tadjax.data.video import read_frames
 from tadjax.errors import DataError
+
+Item = TypeVar("Item")
+Started = TypeVar("Started")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,24 @@ def stream_windows(
             yield WindowFrames(frames, sample.valid, sample.grid, substituted)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def one_batch_ahead(
+    windows: Iterator[Item], size: int, start: Callable[[list[Item]], Started]
+) -> Iterator[tuple[list[Item], Started]]:
+    """Batches of up to `size` windows with what `start` gave for each, which need not be there yet.
+
+    The device is at work on the next batch while the caller looks at this one. start: takes exactly `size` windows, the
+    last of a short batch again and again, and does not wait for the device.
+    """
+    running = None
+    while batch := list(itertools.islice(windows, size)):
+        started = batch, start(batch + [batch[-1]] * (size - len(batch)))
+        if running is not None:
+            yield running
+        running = started
+    if running is not None:
+        yield running
 
 
 def decoding_threads(wanted: int) -> int:

@@ -11,9 +11,9 @@ import numpy as np
 
 from tadjax.detections.decode import Detections
 from tadjax.detections.nms import suppress
-from tadjax.detections.results import read_json
 from tadjax.detections.settings import PostSettings
 from tadjax.errors import DataError
+from tadjax.files import read_json
 
 CLASSIFIER_LAYOUTS = ("cuhk", "internvideo", "tcanet", "untrimmednet", "plain")
 

@@ -4,18 +4,16 @@
 """
 
 import dataclasses
-import gzip
 import itertools
 import json
 import pathlib
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError
-from tadjax.files import write_whole
+from tadjax.files import read_json, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,27 +62,6 @@ def read_results(path: str | pathlib.Path, field: str = "label", problems: list[
             f'{path}: no results file; it needs {{"results": {{video: [{{"segment", "label", "score"}}]}}}}'
         )
     return parse_results(content["results"], field, str(path), problems)
-
-
-def read_json(path: str | pathlib.Path) -> object:
-    """The content of a .json or .json.gz file; DataError where it is missing, or not JSON."""
-    try:
-        data = pathlib.Path(path).read_bytes()
-        text = gzip.decompress(data) if str(path).endswith(".gz") else data
-        return json.loads(text, object_pairs_hook=_no_repeated_keys)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError, zlib.error, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
-
-
-def _no_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a video listed twice (two files put together) the first half would silently be lost."""
-    entry = dict(pairs)
-    if len(entry) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice in one object")
-    return entry
 
 
 def parse_results(

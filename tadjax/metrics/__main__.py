@@ -15,8 +15,9 @@ import sys
 
 import numpy as np
 
-from tadjax.detections.results import Results, read_json, read_results
+from tadjax.detections.results import Results, read_results
 from tadjax.errors import ConfigError, DataError, TadjaxError
+from tadjax.files import read_json
 from tadjax.metrics.diagnosis import BINS, Diagnosis, diagnose
 from tadjax.metrics.evaluation import Evaluation, evaluate
 from tadjax.metrics.instances import GroundTruth, read_ground_truth

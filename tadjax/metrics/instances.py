@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from tadjax.detections.results import Results, read_json
+from tadjax.detections.results import Results
 from tadjax.errors import DataError
+from tadjax.files import read_json
 from tadjax.metrics.rules import Rules, rules_named
 
 

@@ -204,7 +204,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(DataError, match="none.json: no such annotation file"):
+    with pytest.raises(DataError, match="none.json: no such file"):
         load_annotations(tmp_path / "none.json", "training")
     with pytest.raises(DataError, match="cannot be read"):
         load_annotations(tmp_path, "training")

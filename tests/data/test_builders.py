@@ -253,7 +253,7 @@ def test_what_is_no_data_set_is_one_sentence(root, tmp_path, capsys):
     with pytest.raises(DataError, match=r"nothing/videos/1.0.0: holds no finished TFDS data set"):
         runs.decide_classes(config)
     assert main(["anet", "--root", str(tmp_path), "--output", str(tmp_path)]) == 2
-    assert "annotations.json: no such annotation file" in capsys.readouterr().err
+    assert "annotations.json: no such file" in capsys.readouterr().err
 
 
 def test_names_that_tfds_would_misread_are_refused(tmp_path):

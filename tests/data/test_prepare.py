@@ -212,7 +212,7 @@ def test_re_encoding_a_public_data_set_leaves_the_originals(small_data, tmp_path
 
 def test_what_cannot_be_done_exits_2(tmp_path, capsys):
     assert main(["thumos", "--root", str(tmp_path)]) == 2
-    assert "annotations.json: no such annotation file" in capsys.readouterr().err
+    assert "annotations.json: no such file" in capsys.readouterr().err
 
 
 def test_suggestions_are_those_of_published_recipes():

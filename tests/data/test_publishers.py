@@ -188,7 +188,7 @@ def test_hacs_and_activitynet(tmp_path):
 
 @pytest.mark.parametrize("name", CONVERTERS)
 def test_another_folder_is_one_sentence(tmp_path, name):
-    with pytest.raises(DataError, match="cannot be read|holds no file whose name is like"):
+    with pytest.raises(DataError, match="no such file|cannot be read|holds no file whose name is like"):
         CONVERTERS[name](tmp_path, tmp_path)
 
 

@@ -30,7 +30,7 @@ def test_written_and_read_back_to_the_last_digit(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "not JSON"),
+        ("{", "not a JSON file"),
         ({"database": {}}, "no results file"),
         ({"results": {"v": {"0": ENTRY}}}, "video v, whose value is not a list"),
         ({"results": {"v": [ENTRY, {"segment": [0, 1], "score": 1}]}}, 'video v, entry 1 has no "label"'),
@@ -49,7 +49,7 @@ def test_defects_name_video_and_entry(tmp_path, content, sentence):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no such file"):
         read_results(tmp_path / "none.json")
 
 

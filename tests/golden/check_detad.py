@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tadjax.detections.results import read_json, read_results
+from tadjax.detections.results import read_results
+from tadjax.files import read_json
 from tadjax.metrics.diagnosis import ERROR_TYPES, Bins, Diagnosis, FalseNegatives, diagnose, false_negatives
 from tadjax.metrics.instances import read_ground_truth
 from tests.golden.compare import Row

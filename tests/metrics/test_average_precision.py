@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tadjax.detections.decode import Detections
-from tadjax.detections.results import Results, parse_results, read_json, read_results
+from tadjax.detections.results import Results, parse_results, read_results
+from tadjax.files import read_json
 from tadjax.metrics.average_precision import average_precision, interpolated_ap
 from tadjax.metrics.instances import align, read_ground_truth
 from tests.golden.compare import HERE

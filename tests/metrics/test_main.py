@@ -71,7 +71,7 @@ def test_rules_and_thresholds(tmp_path):
         ("renamed.json truth.json", 1, "no prediction remains; the ground truth's classes are Jump"),
         ("good.json truth.json --json no/m.json", 2, "no/m.json: cannot be written"),
         ("malformed.json truth.json", 2, 'video v, entry 0 has no "label"'),
-        ("missing.json truth.json", 2, "cannot be read"),
+        ("missing.json truth.json", 2, "no such file"),
         ("good.json good.json", 2, "no ground truth"),
         ("other.json good.json truth.json", 1, "100.00"),  # the rest goes on
         ("good.json truth.json --tiou half", 2, "--tiou half"),
