@@ -7,8 +7,8 @@ that need not be there and reads the compiler's plan and the program; parameters
 flops                           of a step over all chips, counted on the traced program, recomputation included
 compiled_flops_per_chip         of the compiled program, loops multiplied out (what is counted: tadjax/roofline.py)
 memory_traffic_bytes_per_chip   read from and written to the chip's memory
-roofline                        the least seconds a step can take on the chip, and whether operations, memory or the
-                                network set it
+roofline                        the least seconds a step can take on the chip, whether operations, memory or the network
+                                set it, and what that is with one kernel after the other
 model_flops_utilisation         operations that need no recomputation, by what the chips could do in a measured step
 cores_needed                    host cores that decode frames as fast as the chips take them (a measured step; without
                                 one the roofline's), from the speed measured on a video of config.data.videos
@@ -301,7 +301,8 @@ def _table(numbers: dict[str, Any]) -> str:
             return f"{value / 1e12:.4g} T"
         if name == "roofline":
             each = ", ".join(f"{bound} {value[f'{bound}_seconds']:.4g} s" for bound in BOUNDS)
-            return f"{value['seconds']:.4g} s, bound by {value['bound_by']} ({each})"
+            one_by_one = f"kernel by kernel {value['kernel_by_kernel_seconds']:.4g} s"
+            return f"{value['seconds']:.4g} s, bound by {value['bound_by']} ({each}); {one_by_one}"
         if name == "cores_needed" and value is None:
             return "not known: decoding is measured on a video of config.data.videos"
         if name == "collectives":

@@ -41,31 +41,64 @@ _SLICES = {"slice", "dynamic-slice", "gather", "slice-start"}
 _LIBRARIES = ("__cublas", "__cudnn")  # their last result is scratch space
 
 
-class Work(NamedTuple):
-    """What one chip does in a step."""
+class Kernel(NamedTuple):
+    """What a chip runs at once: a fusion with all that is in it, or an instruction by itself. times: a step."""
 
+    times: float
     operations: int
     memory_bytes: int
     sent_bytes: int
+    waits: bool  # False for what only starts, and goes on while other kernels run
+
+
+class Work(NamedTuple):
+    """What one chip does in a step."""
+
+    kernels: list[Kernel]
+
+    @property
+    def operations(self) -> int:
+        return round(sum(k.times * k.operations for k in self.kernels))
+
+    @property
+    def memory_bytes(self) -> int:
+        return round(sum(k.times * k.memory_bytes for k in self.kernels))
+
+    @property
+    def sent_bytes(self) -> int:
+        return round(sum(k.times * k.sent_bytes for k in self.kernels))
 
 
 def work(program: Program) -> Work:
     """Of a compiled program (tadjax/program.py)."""
-    operations = memory = sent = 0.0
+    kernels: list[Kernel] = []
     for run in walk(program):
-        operations += run.times * operations_of(run)
-        if not run.fused:
-            memory += run.times * traffic_of(run, program)
-        sent += run.times * sent_by(run)
-    return Work(round(operations), round(memory), round(sent))
+        operations = operations_of(run)
+        if run.fused:  # what is in a fusion follows it
+            kernels[-1] = kernels[-1]._replace(operations=kernels[-1].operations + operations)
+            continue
+        waits = not run.instruction.opcode.endswith("-start")
+        kernels.append(Kernel(run.times, operations, traffic_of(run, program), sent_by(run), waits))
+    return Work([kernel for kernel in kernels if any(kernel[1:4])])
 
 
 def roofline(done: Work, peak_flops: float, bandwidth: float, network: float) -> dict[str, Any]:
-    """Seconds of each at the chip's peak (operations, bytes, bytes a second), of the step, and which one it is."""
+    """Seconds of a step with the chip at its peak (operations, bytes, bytes a second): of each of the three, of the
+    longest of them, which that is, and kernel_by_kernel_seconds.
+
+    The last is what is left to reach by this program: kernels run one after the other, each as long as the longest of
+    its own three; what only starts (a prefetch) costs nothing, as if it always were ready when it is waited for.
+    """
     seconds = [done.operations / peak_flops, done.memory_bytes / bandwidth, done.sent_bytes / network]
     longest = max(seconds)
+    one_by_one = sum(
+        k.times * max(k.operations / peak_flops, k.memory_bytes / bandwidth, k.sent_bytes / network)
+        for k in done.kernels
+        if k.waits
+    )
     named = {f"{bound}_seconds": value for bound, value in zip(BOUNDS, seconds, strict=True)}
-    return {"seconds": longest, "bound_by": BOUNDS[seconds.index(longest)]} | named
+    bound = BOUNDS[seconds.index(longest)]
+    return {"seconds": longest, "bound_by": bound, **named, "kernel_by_kernel_seconds": one_by_one}
 
 
 def operations_of(run: Run) -> int:

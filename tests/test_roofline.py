@@ -4,7 +4,7 @@ import pytest
 
 from tadjax import flops
 from tadjax.program import parse, walk
-from tadjax.roofline import Work, operations_of, roofline, traffic_of, work
+from tadjax.roofline import Kernel, Work, operations_of, roofline, traffic_of, work
 
 # A loop over stacked weights [5, 8, 16], as compilers write it: the fusion reads one layer's weights and puts one
 # layer's result into the stack of results. What lies in S(1) does not go through the device's memory.
@@ -144,15 +144,24 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_the_slowest_of_the_three_is_the_bound():
-    assert roofline(Work(400, 30, 2), peak_flops=100, bandwidth=10, network=1) == {
+    speeds = dict(peak_flops=100, bandwidth=10, network=1)
+    product, copy, prefetch = Kernel(2, 200, 5, 0, True), Kernel(1, 0, 15, 0, True), Kernel(1, 0, 5, 2, False)
+    assert roofline(Work([product, copy, prefetch]), **speeds) == {
         "seconds": 4,
         "bound_by": "operations",
         "operations_seconds": 4,
         "memory_seconds": 3,
         "network_seconds": 2,
+        "kernel_by_kernel_seconds": 2 * 2 + 1.5,
     }
-    assert roofline(Work(400, 80, 2), 100, 10, 1)["bound_by"] == "memory"
-    assert roofline(Work(400, 80, 9), 100, 10, 1)["bound_by"] == "network"
+    assert roofline(Work([product, copy, copy, copy]), **speeds)["bound_by"] == "memory"
+    assert roofline(Work([product, *[prefetch] * 3]), **speeds)["bound_by"] == "network"
+
+
+def test_a_fusion_is_one_kernel():
+    prefetch, layer = work(parse(LOOP)).kernels
+    assert prefetch == Kernel(1, 0, 32 * 8 * 2, 0, waits=False)
+    assert (layer.times, layer.operations, layer.waits) == (5, 2 * 32 * 8 * 16, True)
 
 
 def test_a_compiled_scan_and_its_gradients():
