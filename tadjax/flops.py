@@ -33,7 +33,8 @@ def _of_equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
+        gaps = math.prod(params["lhs_dilation"])  # the gradient of a stride: between its elements there is nothing
+        return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs // gaps
     inner = [_of_program(program) for program in _programs(params)]
     if name == "cond":
         return max(inner)

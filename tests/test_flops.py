@@ -35,3 +35,11 @@ def test_convolutions():
     dims = ("NHC", "HIO", "NHC")
     convolve = lambda x: jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=dims)  # noqa: E731
     assert flops.count(convolve, x) == 2 * 10 * 6 * 3 * 4
+
+
+def test_the_gradient_of_a_strided_convolution_costs_what_it_costs():
+    x, kernel = jnp.ones((1, 10, 4)), jnp.ones((3, 4, 6))
+    dims = ("NHC", "HIO", "NHC")
+    convolve = lambda x: jax.lax.conv_general_dilated(x, kernel, (2,), "SAME", dimension_numbers=dims)  # noqa: E731
+    assert flops.count(convolve, x) == 2 * 5 * 6 * 3 * 4
+    assert flops.count(lambda x: jax.vjp(convolve, x)[1](jnp.ones((1, 5, 6))), x) == 2 * 5 * 6 * 3 * 4
