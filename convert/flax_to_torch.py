@@ -31,7 +31,7 @@ from convert.geometry import geometry
 from convert.layouts import LAYOUTS, Layout
 from convert.mapping import flat, names, plan
 from convert.torch_to_flax import strip
-from tadjax import weights
+from tadjax import checksums, weights
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
 from tadjax.errors import TadjaxError, WeightsError
 
@@ -73,15 +73,17 @@ def read_run(directory: pathlib.Path) -> Stored:
 
 
 def restore(path: pathlib.Path) -> dict:
-    """An Orbax tree as numpy arrays, in the dtypes it was written in."""
+    """An Orbax tree as numpy arrays, in the dtypes it was written in, its checksums compared."""
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             stored = checkpointer.metadata(path.resolve()).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            return checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+            tree = checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is missing or damaged: {line[:300]}") from error
+    checksums.verify(path, tree)
+    return tree
 
 
 def choose_layout(name: str | None, stored: Stored) -> Layout:

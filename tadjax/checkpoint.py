@@ -1,7 +1,7 @@
 """What a run keeps on disk, and how it comes back exactly.
 
     WORKDIR/config.json, classes.txt   what was trained
-    WORKDIR/frozen/                    the frozen collections, written once
+    WORKDIR/frozen/                    the frozen collections, written once; frozen.checksums.json
     WORKDIR/checkpoints/STEP/          trained (float32), ema, resume (optimizer, head state, counters), metrics
 
     WORKDIR/damaged/STEP/              checkpoints that could not be read, set aside
@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from tadjax import checksums
 from tadjax.errors import DiskError, WeightsError, first_line
 from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
@@ -74,9 +75,9 @@ class Checkpoints:
             return
         items = _items(state)
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
-        checksums = {name: checksum(item) for name, item in items.items()}
+        custom = {"checksums": {name: checksum(item) for name, item in items.items()}}
         with self._writing():
-            self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata={"checksums": checksums})
+            self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=custom)
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The newest complete state, sharded as `like` (arrays or ShapeDtypeStructs with shardings); None without one.
@@ -126,9 +127,9 @@ class Checkpoints:
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in like.items()})
         with reading(source):
             found = self._manager.restore(step, args=args)
-            checksums = (self._manager.metadata(step).custom_metadata or {}).get("checksums", {})
+            recorded = (self._manager.metadata(step).custom_metadata or {}).get("checksums", {})
         for name in like:
-            saved, read = checksums.get(name), checksum(found[name])
+            saved, read = recorded.get(name), checksum(found[name])
             if None not in (saved, read) and saved != read:
                 raise WeightsError(f"{source} is damaged: the numbers in {name} are not those that were saved")
         return found
@@ -186,12 +187,15 @@ def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
     target = pathlib.Path(workdir).resolve() / "frozen"
     if not jax.tree.leaves(frozen) or hosts.of_first(target.exists()):
         return
+    if hosts.is_first():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        checksums.write(target, checksums.of_tree(frozen))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(target, frozen)
 
 
 def load_frozen(workdir: pathlib.Path, like: dict) -> dict:
-    """The frozen collections, sharded as `like`. WeightsError if they are missing or of another geometry."""
+    """The frozen collections, sharded as `like`. WeightsError if they are missing, damaged or of another geometry."""
     source = pathlib.Path(workdir).resolve() / "frozen"
     if not jax.tree.leaves(like):  # the backbone of features on disk has no parameters
         return like
@@ -199,20 +203,19 @@ def load_frozen(workdir: pathlib.Path, like: dict) -> dict:
         raise WeightsError(f"{source} does not exist: is {workdir} the --workdir of a run?")
     with reading(str(source)), ocp.StandardCheckpointer() as checkpointer:
         check_geometry(shapes(checkpointer.metadata(source).item_metadata.tree), shapes(like), str(source))
-        return checkpointer.restore(source, _abstract(like))
+        frozen = checkpointer.restore(source, _abstract(like))
+    checksums.verify(source, frozen)
+    return frozen
 
 
 def checksum(tree: Any) -> int | None:
     """CRC-32 of the numbers of a tree, leaf by leaf; None where this process does not hold them all."""
 
-    def of_leaf(leaf: Any) -> int:
-        return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).reshape(-1).view(np.uint8))
-
     leaves = jax.tree.leaves(tree)
-    if not all(getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated for leaf in leaves):
+    if not all(map(checksums.is_whole, leaves)):
         return None
     with ThreadPoolExecutor(8) as pool:
-        return zlib.crc32(np.array(list(pool.map(of_leaf, leaves)), np.uint32).tobytes())
+        return zlib.crc32(np.array(list(pool.map(checksums.crc, leaves)), np.uint32).tobytes())
 
 
 def _items(state: TrainState) -> dict[str, Any]:

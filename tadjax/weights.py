@@ -3,6 +3,7 @@
 DIR/weights.json   where they come from, their geometry, and every tensor of the source
 DIR/params/        Orbax: {"backbone": ..., and of a whole detector "adapter", "head", "state"}, in the source's dtype
 DIR/unused/        Orbax: tensors of the source that localization does not use, by their own names
+DIR/params.checksums.json, unused.checksums.json     see tadjax/checksums.py
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tadjax import checksums
 from tadjax.errors import TadjaxError, WeightsError, first_line
 
 INFO = "weights.json"
@@ -104,7 +106,9 @@ def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, An
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
     with reading(f"{directory}/params"), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore((directory / "params").resolve(), args=args)
+        params = checkpointer.restore((directory / "params").resolve(), args=args)
+    checksums.verify(directory / "params", params)
+    return params
 
 
 @contextlib.contextmanager
@@ -140,6 +144,7 @@ def save(directory: str | pathlib.Path, params: Mapping[str, Any], geometry: Map
         partial = pathlib.Path(beside) / directory.name
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(partial / "params", args=ocp.args.PyTreeSave(dict(params)))
+        checksums.write(partial / "params", checksums.of_tree(dict(params)))
         (partial / INFO).write_text(json.dumps(info, indent=1) + "\n")
         partial.rename(directory)
 
