@@ -31,6 +31,17 @@ def small_taps(seed: int, layers: int = 4) -> tuple[jax.Array, jax.Array, jax.Ar
     return tuple(jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
 
 
+@pytest.mark.parametrize("width", [16, 480])
+def test_attention_tells_steps_apart_from_the_start(width):
+    """Whatever the width: scores that are all but equal would hand the same features to every step."""
+    losa = Losa(width=width)
+    of_layer = jax.tree.map(lambda a: a[0], losa.init(jax.random.key(1), tiny.BACKBONE, LAYERS)["attention"]["long"])
+    rng = np.random.default_rng(0)
+    f, f_last = (jnp.asarray(rng.standard_normal((1, STEPS, width)), jnp.float32) for _ in range(2))
+    adapted = losa._attend(of_layer, f, f_last, f_last, jnp.ones((1, STEPS, STEPS), bool))
+    assert adapted.std(1).mean() > 0.1 * jnp.abs(adapted).mean()
+
+
 @pytest.mark.parametrize("ranges", [("short", "long"), ("long",), ("short",)])
 @pytest.mark.parametrize("fusion", [True, False])
 def test_at_the_start_the_head_sees_the_last_layer(ranges, fusion):
