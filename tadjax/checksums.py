@@ -61,7 +61,7 @@ def verify(folder: pathlib.Path, tree: Any) -> None:
         written = {path: sums.get(path, {}).get(leaf.dtype.name) for path, leaf in leaves.items() if is_whole(leaf)}
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{_file(folder)} is damaged: {first_line(error)}") from error
     written = {path: number for path, number in written.items() if number is not None}
     with ThreadPoolExecutor(8) as pool:
