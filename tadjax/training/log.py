@@ -8,11 +8,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from tadjax.errors import ConfigError
 from tadjax.parallel import hosts
@@ -36,7 +36,7 @@ class MetricsLog:
             partial.write_text("".join(kept))
             partial.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1)
+        self._events = _tensorboard(workdir / "tensorboard", purge_step=resumed_at + 1)
         self._wandb = _start_wandb(project, workdir, config) if project else None
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
@@ -64,6 +64,19 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")
+
+
+def _tensorboard(folder: pathlib.Path, purge_step: int) -> Any:
+    """TensorBoard's writer. Where PyTorch is installed, tensorboardX would load it, for seconds and to no use."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # an ImportError, which tensorboardX is ready for
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def _start_wandb(project: str, workdir: pathlib.Path, config: dict | None):

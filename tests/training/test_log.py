@@ -1,6 +1,8 @@
 """What a run tells: spikes with their videos, and where every second went."""
 
 import json
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -91,3 +93,14 @@ def traced(folder) -> list[int]:
     planes = jax.profiler.ProfileData.from_file(str(file)).planes
     events = [event for plane in planes for line in plane.lines for event in line.events if event.name == "train"]
     return sorted(dict(event.stats)["step_num"] for event in events)
+
+
+def test_training_does_not_load_pytorch(tmp_path):
+    """TensorBoard's writer would, where it is installed: seconds of every start."""
+    code = (
+        "import pathlib, sys, tadjax.train; from tadjax.training.log import MetricsLog;"
+        "log = MetricsLog(pathlib.Path(sys.argv[1]), 0); log.write(1, {'loss': 2.0}); log.close();"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert any((tmp_path / "tensorboard").iterdir())
