@@ -5,9 +5,10 @@
     python -m tadjax.main --config=configs/demo.py --workdir=runs/demo/adatad
     python -m tadjax.main --config=configs/demo.py:head_only --workdir=runs/demo/head_only
 
-Variants: head_only (frozen backbone, no adapters), side (AdaTAD-dagger) and losa, everything else equal; tiny; and the
-two that python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on the features of an encoder
-trained at low fidelity) and acp (the same last stage on the features of the encoder as it was pre-trained).
+Variants: head_only (frozen backbone, no adapters), side (AdaTAD-dagger) and losa, all else equal, but for LoSA's
+learning rate; tiny; and the two that python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on
+the features of an encoder trained at low fidelity) and acp (the same last stage on the features of the encoder as it
+was pre-trained).
 """
 
 from configs import common
@@ -59,6 +60,8 @@ def get_config(variant: str = ""):
         stages(config, with_encoder=method == "lofi")
     else:
         config.adaptation.method = {"adatad": "tia", "head_only": "none"}.get(method, method)
+    if method == "losa":
+        optim.adapter_lr = 5e-4  # at 2e-3 its features move too fast for the head
     return common.tiny(config) if tiny else config
 
 
