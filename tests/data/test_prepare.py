@@ -11,6 +11,7 @@ from tadjax.data.formats import read_instances
 from tadjax.data.prepare import check_videos, main
 from tadjax.data.recipe import instance_lengths, rates, suggest
 from tadjax.data.video import probe, read_frames
+from tadjax.data.video_folder import video_files
 from tadjax.errors import DataError
 from tests.data.test_publishers import clip as moment_clip
 from tests.data.test_publishers import moments
@@ -246,3 +247,10 @@ def test_suggested_sizes_always_fit_each_other(fps, length):
     assert found.feature_length % 2 ** (found.levels - 1) == 0
     assert found.feature_length * found.frames_per_feature % 16 == 0
     assert len(found.regression_ranges) == found.levels
+
+
+def test_two_videos_of_a_name_are_one_sentence(tmp_path):
+    for name in ("a.mkv", "a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="a.mkv and a.mp4 have the same name"):
+        video_files(tmp_path)
