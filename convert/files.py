@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tadjax.errors import WeightsError
+from tadjax.errors import WeightsError, first_line
 
 _TORCH_DTYPES = {
     torch.float32: np.dtype(np.float32),
@@ -168,7 +168,9 @@ def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]],
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: {_refusal(error)}") from error
     except Exception as error:  # on garbage the reader may raise anything
-        raise WeightsError(f"{path}: no checkpoint that PyTorch can read, or truncated ({_line(error)})") from error
+        raise WeightsError(
+            f"{path}: no checkpoint that PyTorch can read, or truncated ({first_line(error)})"
+        ) from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     groups: dict[str, dict[str, StoredTensor]] = {}
@@ -228,8 +230,4 @@ def _refusal(error: pickle.UnpicklingError) -> str:
             f"loading it would run pickled code, which is refused ({reason.strip()[:160]}); "
             "where you trust its source, save its state dict alone to a new file"
         )
-    return f"no checkpoint that PyTorch can read, or truncated ({_line(error)})"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"no checkpoint that PyTorch can read, or truncated ({first_line(error)})"

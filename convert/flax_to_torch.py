@@ -33,7 +33,7 @@ from convert.mapping import flat, names, plan
 from convert.torch_to_flax import strip
 from tadjax import checksums, weights
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
-from tadjax.errors import TadjaxError, WeightsError
+from tadjax.errors import TadjaxError, WeightsError, first_line
 
 
 @dataclasses.dataclass
@@ -80,8 +80,7 @@ def restore(path: pathlib.Path) -> dict:
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
             tree = checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} is missing or damaged: {line[:300]}") from error
+        raise WeightsError(f"{path} is missing or damaged: {first_line(error)}") from error
     checksums.verify(path, tree)
     return tree
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from convert.files import as_torch, from_torch
 from convert.mapping import nested
 from tadjax import checksums
-from tadjax.errors import WeightsError
+from tadjax.errors import WeightsError, first_line
 
 CHUNK_BYTES = 64 << 20  # small enough for a sharded restore to read little beyond its own shard
 
@@ -85,8 +85,7 @@ def new_directory(path: pathlib.Path, expected_bytes: int) -> Iterator[pathlib.P
     except WeightsError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} could not be written, nothing is left of it: {line[:300]}") from error
+        raise WeightsError(f"{path} could not be written, nothing is left of it: {first_line(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
