@@ -79,23 +79,24 @@ TIA_SIDE = _tia("ladders.adapters.{layer}")  # AdaTAD-dagger: beside them; the i
 POSITIONS = Drop("pos_embed", _COMPUTED, positions=True, fill="positions")
 FC_NORM = (Drop("fc_norm.weight", NO_NORM, fill="ones"), Drop("fc_norm.bias", NO_NORM, fill="zeros"))
 
+_DECODER_DROPS = (
+    Drop("decoder.*", _NO_DECODER),
+    Drop("encoder_to_decoder.*", _NO_DECODER),
+    Drop("mask_token", _NO_DECODER),
+)
 VIDEOMAE_DROPS = (
     Drop("pos_embed", _COMPUTED, positions=True),
     Drop("fc_norm.*", NO_NORM),
     Drop("norm.*", NO_NORM),
     Drop("head.*", NO_CLASSIFIER),
-    Drop("decoder.*", _NO_DECODER),
-    Drop("encoder_to_decoder.*", _NO_DECODER),
-    Drop("mask_token", _NO_DECODER),
+    *_DECODER_DROPS,
 )
 HUGGINGFACE_DROPS = (
     Drop("embeddings.position_embeddings", _COMPUTED, positions=True),
     Drop("layernorm.*", NO_NORM),
     Drop("fc_norm.*", NO_NORM),
     Drop("classifier.*", NO_CLASSIFIER),
-    Drop("decoder.*", _NO_DECODER),
-    Drop("encoder_to_decoder.*", _NO_DECODER),
-    Drop("mask_token", _NO_DECODER),
+    *_DECODER_DROPS,
     Drop("position_embeddings", _NO_DECODER),
 )
 
