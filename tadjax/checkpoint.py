@@ -17,7 +17,6 @@ import json
 import pathlib
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -210,12 +209,10 @@ def load_frozen(workdir: pathlib.Path, like: dict) -> dict:
 
 def checksum(tree: Any) -> int | None:
     """CRC-32 of the numbers of a tree, leaf by leaf; None where this process does not hold them all."""
-
     leaves = jax.tree.leaves(tree)
     if not all(map(checksums.is_whole, leaves)):
         return None
-    with ThreadPoolExecutor(8) as pool:
-        return zlib.crc32(np.array(list(pool.map(checksums.crc, leaves)), np.uint32).tobytes())
+    return zlib.crc32(np.array(checksums.crcs(leaves), np.uint32).tobytes())
 
 
 def _items(state: TrainState) -> dict[str, Any]:

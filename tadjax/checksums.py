@@ -10,7 +10,7 @@ were checksums, arrays are read unchecked.
 import json
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +27,12 @@ Sums = dict[str, int]  # by dtype
 def crc(array: Any) -> int:
     """Of an array's numbers, row-major."""
     return zlib.crc32(np.ascontiguousarray(_on_host(array)).reshape(-1).view(np.uint8))
+
+
+def crcs(arrays: Iterable[Any]) -> list[int]:
+    """Of each array, several at a time."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(crc, arrays))
 
 
 def of(array: Any, rounding: Callable[[np.ndarray], np.ndarray] = lambda a: a.astype(jnp.bfloat16)) -> Sums:
@@ -64,8 +70,7 @@ def verify(folder: pathlib.Path, tree: Any) -> None:
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{_file(folder)} is damaged: {first_line(error)}") from error
     written = {path: number for path, number in written.items() if number is not None}
-    with ThreadPoolExecutor(8) as pool:
-        read = dict(zip(written, pool.map(lambda path: crc(leaves[path]), written), strict=True))
+    read = dict(zip(written, crcs(leaves[path] for path in written), strict=True))
     if changed := sorted(path for path in written if read[path] != written[path]):
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         raise WeightsError(
