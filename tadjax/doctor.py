@@ -6,7 +6,6 @@ python -m tadjax.doctor --config=configs/thumos_vitg.py --memory           # als
 Any leaf of the config can be overridden, as in training. Exit status 0: nothing is wrong; 1: something is, as printed.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -18,7 +17,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,11 +28,12 @@ from ml_collections import config_flags
 
 from tadjax import config as configs
 from tadjax import weights
+from tadjax.data.decode_speed import any_video, decoding_processes, decoding_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.prepare import DATASETS
-from tadjax.data.records import EXTENSIONS, canvas_size, locate_videos, sampling_of
-from tadjax.data.video import probe, read_frames
-from tadjax.errors import DataError, TadjaxError
+from tadjax.data.records import canvas_size, locate_videos, sampling_of
+from tadjax.data.video import probe
+from tadjax.errors import TadjaxError
 from tadjax.evaluate import video_classifier
 from tadjax.localizer import build
 from tadjax.runs import decide_classes, read_subset
@@ -268,39 +267,6 @@ def decoding(config: Any) -> Iterator[Finding]:
         step = config.optim.batch_size * config.window.frames / rate / processes
         text += f"; a batch every {step:.1f} s with {processes} processes"
     yield Finding(None, text)
-
-
-def decoding_speed(path: pathlib.Path, config: Any = None) -> tuple[float, int]:
-    """(sampled frames a second, every which frame is one) of one process that reads a window of a video."""
-    info = probe(path)
-    stride, wanted, side = 4, 256, 182
-    if config is not None:
-        sampling = sampling_of(config, train=False)
-        resized = sampling.method == "resize"
-        stride = max(1, info.frames // config.window.frames) if resized else sampling.frame_stride
-        wanted, side = config.window.frames, config.window.short_side
-    indices = np.arange(0, info.frames, stride)[:wanted]
-    start = time.perf_counter()
-    read_frames(path, indices, short_side=side, max_missing=1.0)
-    return len(indices) / (time.perf_counter() - start), stride
-
-
-def decoding_processes(config: Any) -> int:
-    """How many processes of the loader decode at once on this machine."""
-    return max(1, min(config.data.workers, os.cpu_count()))
-
-
-def any_video(config: Any) -> pathlib.Path | None:
-    """A video of the config's folder, the first by name; None without one."""
-    folder = pathlib.Path(config.data.videos) if config.data.videos else None
-    if folder is None or not folder.is_dir():
-        return None
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in EXTENSIONS:
-            with contextlib.suppress(DataError):  # whether it ought to be readable, `annotations` has said
-                probe(path)
-                return path
-    return None
 
 
 def _make_video(path: pathlib.Path) -> None:

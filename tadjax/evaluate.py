@@ -1,6 +1,7 @@
 """A data set -> detections -> mAP."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections import defaultdict
@@ -15,6 +16,7 @@ from tadjax.data.annotations import read_classes
 from tadjax.data.built import read_built
 from tadjax.data.loader import Batch, evaluation_batches, share_of, to_device
 from tadjax.data.records import evaluation_set
+from tadjax.data.stream import one_ahead
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import VideoClassifier, classify, load_classifier, merge_windows
 from tadjax.detections.results import Results, write_results
@@ -68,16 +70,9 @@ class Evaluator:
         found: dict[int, Detections] = {}  # by window
         on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh))
         with on_mesh as batches, progress("evaluating", loaded.length) as advance:
-            previous = None
-            for batch in batches:
-                shown = batch["features"] if self.config.features.path else batch["frames"]
-                running = batch, self._candidates(params, {"frames": shown, "valid": batch["valid"]})
-                if previous is not None:  # the device works on this batch while the host suppresses the last one's
-                    self._collect(*previous, settings, found)
-                previous = running
+            for batch, candidates in one_ahead(batches, functools.partial(self._start, params)):
+                self._collect(batch, candidates, settings, found)
                 advance()
-            if previous is not None:
-                self._collect(*previous, settings, found)
         by_video: dict[int, list[Detections]] = defaultdict(list)
         for number, detections in gather(found).items():
             by_video[self.records.windows[number].video].append(detections)
@@ -85,6 +80,11 @@ class Evaluator:
         mine = list(by_video)[hosts.index() :: hosts.count()]
         finished = gather({video: self._finish(by_video[video], settings, names[video]) for video in mine})
         return {names[video]: finished[video] for video in by_video}
+
+    def _start(self, params: dict, batch: Batch) -> dict[str, jax.Array]:
+        """Candidates of a batch of windows."""
+        shown = batch["features"] if self.config.features.path else batch["frames"]
+        return self._candidates(params, {"frames": shown, "valid": batch["valid"]})
 
     def _collect(self, batch: Batch, candidates: dict, settings: PostSettings, found: dict) -> None:
         rows = hosts.rows_here({**candidates, "window": batch["window"], "real": batch["real"]})

@@ -27,6 +27,7 @@ from tadjax.data.annotations import parse_database, read_database
 from tadjax.data.records import EXTENSIONS, sampling_of
 from tadjax.data.stream import WindowFrames, decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
+from tadjax.data.video_folder import videos_in
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import write_results
@@ -262,8 +263,7 @@ def find_videos(videos: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
     paths, failures = [], []
     for pattern in videos:
         if os.path.isdir(pattern):
-            found = sorted(os.path.join(pattern, name) for name in os.listdir(pattern) if name[0] != ".")
-            found = [path for path in found if path.lower().endswith(EXTENSIONS) and os.path.isfile(path)]
+            found = videos_in(pathlib.Path(pattern))
             failure = f"{pattern}: the folder holds no video file ({', '.join(EXTENSIONS)})"
         else:
             named = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))

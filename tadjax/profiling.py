@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax import config as configs
-from tadjax import doctor, flops, topologies
+from tadjax import flops, topologies
+from tadjax.data import decode_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
 from tadjax.localizer import build
@@ -194,13 +195,13 @@ def _decoding(config: Any, numbers: dict[str, Any], frames: int) -> dict[str, An
     seconds = numbers.get("step_seconds") or numbers.get("roofline", {}).get("seconds")
     if config.features.path or seconds is None:
         return {}
-    video = doctor.any_video(config)
+    video = decode_speed.any_video(config)
     if video is None:
         return {"cores_needed": None}
-    rate, _ = doctor.decoding_speed(video, config)
+    rate, _ = decode_speed.decoding_speed(video, config)
     found = {"decoding_frames_per_second_per_core": rate, "cores_needed": math.ceil(frames / seconds / rate)}
     if "step_seconds" in numbers:
-        found["input_wait_seconds"] = max(0.0, frames / rate / doctor.decoding_processes(config) - seconds)
+        found["input_wait_seconds"] = max(0.0, frames / rate / decode_speed.decoding_processes(config) - seconds)
     return found
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from configs import anet_tsm18_lofi
 from tadjax import config as configs
-from tadjax import doctor, profiling, topologies
+from tadjax import profiling, topologies
+from tadjax.data import decode_speed
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling import _remedies, _verdict, training_step
 from tests.conftest import ROOT
@@ -70,8 +71,8 @@ def test_cores_are_counted_from_the_speed_of_decoding_and_of_the_step(monkeypatc
     config.data.videos = str(tmp_path)
     assert profiling._decoding(config, numbers, 1600) == {"cores_needed": None}, "no video to measure on"
 
-    monkeypatch.setattr(doctor, "any_video", lambda config: tmp_path / "a.mp4")
-    monkeypatch.setattr(doctor, "decoding_speed", lambda path, config: (150.0, 4))
+    monkeypatch.setattr(decode_speed, "any_video", lambda config: tmp_path / "a.mp4")
+    monkeypatch.setattr(decode_speed, "decoding_speed", lambda path, config: (150.0, 4))
     assert profiling._decoding(config, numbers, 1600) == {
         "decoding_frames_per_second_per_core": 150.0,
         "cores_needed": 6,  # 800 frames a second

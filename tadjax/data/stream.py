@@ -9,7 +9,7 @@ once is a few windows, however long the video is.
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -96,22 +96,26 @@ def stream_windows(
         pool.shutdown(cancel_futures=True)
 
 
-def one_batch_ahead(
-    windows: Iterator[Item], size: int, start: Callable[[list[Item]], Started]
-) -> Iterator[tuple[list[Item], Started]]:
-    """Batches of up to `size` windows with what `start` gave for each, which need not be there yet.
-
-    The device is at work on the next batch while the caller looks at this one. start: takes exactly `size` windows, the
-    last of a short batch again and again, and does not wait for the device.
-    """
+def one_ahead(items: Iterable[Item], start: Callable[[Item], Started]) -> Iterator[tuple[Item, Started]]:
+    """Each item with what `start`, which does not wait for the device, gave for it: the device is at work on the next
+    one while the caller looks at this one."""
     running = None
-    while batch := list(itertools.islice(windows, size)):
-        started = batch, start(batch + [batch[-1]] * (size - len(batch)))
+    for item in items:
+        started = item, start(item)
         if running is not None:
             yield running
         running = started
     if running is not None:
         yield running
+
+
+def one_batch_ahead(
+    windows: Iterator[Item], size: int, start: Callable[[list[Item]], Started]
+) -> Iterator[tuple[list[Item], Started]]:
+    """`one_ahead` of batches of up to `size` windows. start: is given exactly `size`, the last of a short batch again
+    and again."""
+    batches = iter(lambda: list(itertools.islice(windows, size)), [])
+    return one_ahead(batches, lambda batch: start(batch + [batch[-1]] * (size - len(batch))))
 
 
 def decoding_threads(wanted: int) -> int:

@@ -13,22 +13,26 @@ from tadjax.data.video import VideoInfo, probe
 from tadjax.errors import DataError
 
 
-def video_files(folder: Path) -> dict[str, Path]:
-    """Video files of a folder by name without extension; DataError where there is no folder, no such file, or two of a
-    name, since annotations could mean either.
+def videos_in(folder: Path) -> list[Path]:
+    """Video files of a folder, by name; DataError if it cannot be read.
 
     Hidden files are none: a Mac leaves a "._NAME" beside every file that it copies to another disk.
     """
     try:
-        shown = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
     except OSError as error:
         raise DataError(f"{folder}: the folder of videos cannot be read ({error.strerror})") from error
+    return [path for path in files if path.is_file() and not path.name.startswith(".")]
+
+
+def video_files(folder: Path) -> dict[str, Path]:
+    """Video files of a folder by name without extension; DataError where there is no folder, no such file, or two of a
+    name, since annotations could mean either."""
     found: dict[str, Path] = {}
-    for path in shown:
-        if path.suffix.lower() in EXTENSIONS:
-            other = found.setdefault(path.stem, path)
-            if other != path:
-                raise DataError(f"{folder}: {other.name} and {path.name} have the same name; move one of them away")
+    for path in videos_in(folder):
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(f"{folder}: {other.name} and {path.name} have the same name; move one of them away")
     if not found:
         raise DataError(f"{folder}: holds no video file ({', '.join(EXTENSIONS)})")
     return found
