@@ -31,6 +31,7 @@ from tadjax import flops, topologies
 from tadjax.data import decode_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
+from tadjax.field_rules import CLIP_FRAMES
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.collectives import collectives, totals
@@ -277,7 +278,7 @@ def _verdict(config: Any, numbers: dict[str, Any]) -> str:
 def _remedies(config: Any) -> list[str]:
     memory, method = config.memory, config.adaptation.method
     ways = []
-    if not memory.clips_per_group and config.backbone.name in configs.CLIP_FRAMES:
+    if not memory.clips_per_group and config.backbone.name in CLIP_FRAMES:
         ways.append("config.memory.clips_per_group=8 (costs next to nothing)")
     if method in ("side", "losa"):
         if memory.taps != "recompute":

@@ -10,6 +10,7 @@ import pytest
 from tadjax import config as configs
 from tadjax.backbones import BACKBONES
 from tadjax.errors import ConfigError
+from tadjax.field_rules import BACKBONE_SIZES, CLIP_FRAMES, STEP_FRAMES
 from tests.conftest import ROOT
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "__init__"))
@@ -82,8 +83,8 @@ def test_a_misspelt_field_suggests_the_right_one(name, hint):
 
 def test_backbones_and_sizes_of_the_config_are_those_there_are():
     there_are = {name: set(sizes) for name, (_, sizes) in BACKBONES.items()}
-    assert {name: set(sizes) for name, sizes in configs.BACKBONE_SIZES.items()} == there_are
-    assert {*configs.CLIP_FRAMES, *configs.STEP_FRAMES} == set(BACKBONES)
+    assert {name: set(sizes) for name, sizes in BACKBONE_SIZES.items()} == there_are
+    assert {*CLIP_FRAMES, *STEP_FRAMES} == set(BACKBONES)
 
 
 @pytest.mark.parametrize(
