@@ -16,6 +16,7 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+_CHAIN = re.compile(r'\bchannel_id=(\d+).*\bchain_id="(\d+)"')
 _NAME = re.compile(r"%([\w.-]+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)[a-z\d]*\[([\d,]*)\](\{[^}]*\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
@@ -137,25 +138,34 @@ def walk(program: Program) -> Iterator[Run]:
 
     A loop runs as often as the compiler states; where it does not (for TPUs), as JAX's scans do: from 0 up to the
     constant in its condition. A loop of another kind counts once.
+
+    On a TPU a collective may go on behind other kernels: it then stands in the fusion that starts it, in each that it
+    is behind and in the one that ends it, as links of one chain. It is yielded where it starts.
     """
 
-    def visit(name: str, times: float, fused: bool) -> Iterator[Run]:
+    def visit(name: str, times: float, chains: set[str] | None = None) -> Iterator[Run]:
+        """chains: within a fusion, those that were met in the computation around it."""
         computation = program.computations.get(name, {})
+        fused, met = chains is not None, set() if chains is None else chains
         for instruction in computation.values():
+            if fused and (chain := _CHAIN.search(instruction.attributes)):
+                if chain.groups() in met:
+                    continue
+                met.add(chain.groups())
             yield Run(instruction, computation, times, fused)
             called = instruction.called()
             if instruction.opcode == "conditional":
                 for _, branch in called:
-                    yield from visit(branch, times / len(called), fused)
+                    yield from visit(branch, times / len(called), chains)
                 continue
             trips = _trips(program, instruction) if instruction.opcode == "while" else 1
             for role, inner in called:
                 if (instruction.opcode, role) in _EXECUTED:
-                    yield from visit(inner, times * trips, fused)
+                    yield from visit(inner, times * trips, chains)
                 elif instruction.opcode == "fusion":
-                    yield from visit(inner, times, True)
+                    yield from visit(inner, times, met)
 
-    return visit(program.entry, 1, False)
+    return visit(program.entry, 1)
 
 
 def _trips(program: Program, loop: Instruction) -> int:

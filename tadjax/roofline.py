@@ -75,7 +75,9 @@ def work(program: Program) -> Work:
     for run in walk(program):
         operations = operations_of(run)
         if run.fused:  # what is in a fusion follows it
-            kernels[-1] = kernels[-1]._replace(operations=kernels[-1].operations + operations)
+            around = kernels[-1]
+            operations, sent = around.operations + operations, around.sent_bytes + sent_by(run)
+            kernels[-1] = around._replace(operations=operations, sent_bytes=sent)
             continue
         waits = not run.instruction.opcode.endswith("-start")
         kernels.append(Kernel(run.times, operations, traffic_of(run, program), sent_by(run), waits))

@@ -1,5 +1,6 @@
 from tadjax.parallel.collectives import Collective, collectives, totals
 from tadjax.program import parse
+from tadjax.roofline import work
 
 PROGRAM = """\
 HloModule step
@@ -45,6 +46,41 @@ def test_loops_are_multiplied_out():
         "all-reduce": {"count": 1, "bytes": 52},
         "collective-permute": {"count": 40, "bytes": 3840},
     }
+
+
+CHAIN = """\
+%start (a: bf16[2]) -> bf16[8] {
+  %a = bf16[2] parameter(0)
+  %g.1 = bf16[8]{0} all-gather(%a), channel_id=7, dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %t.1 = (bf16[8], bf16[2]) tuple(%g.1, %a)
+}
+
+%behind (a: bf16[2], b: f32[4]) -> bf16[8] {
+  %a = bf16[2] parameter(0)
+  %b = f32[4] parameter(1)
+  %g.2 = bf16[8]{0} all-gather(%a), channel_id=7, dimensions={0}, frontend_attributes={chain_id="0"}
+  %g.3 = bf16[4]{0} all-gather(%a), channel_id=8, dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %t.2 = (bf16[8], bf16[4]) tuple(%g.2, %g.3)
+}
+
+%once_a_layer (a: bf16[2]) -> bf16[2] {
+  %a = bf16[2] parameter(0)
+  %b = f32[4] constant({1, 2, 3, 4})
+  %f.1 = (bf16[8], bf16[2]) fusion(%a), kind=kCustom, calls=%start
+  %f.2 = (bf16[8], bf16[4]) fusion(%a, %b), kind=kCustom, calls=%behind
+  ROOT %f.3 = (bf16[8], bf16[4]) fusion(%a, %b), kind=kCustom, calls=%behind
+}
+
+ENTRY %main (a: bf16[2]) -> bf16[2] {
+  %first = bf16[2] while(%a), condition=%less, body=%once_a_layer, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %second = bf16[2] while(%first), condition=%less, body=%once_a_layer
+}
+"""
+
+
+def test_one_that_goes_on_behind_other_kernels_counts_once():
+    assert totals(collectives(parse(CHAIN))) == {"all-gather": {"count": 2 * (3 + 1), "bytes": (16 + 8) * (3 + 1)}}
+    assert work(parse(CHAIN)).sent_bytes == (16 + 8) * (3 + 1)
 
 
 def test_a_program_for_one_device_has_none():
