@@ -186,7 +186,8 @@ def _used(inner: Computation, n: int, program: Program) -> float:
 def _written(fusion: Instruction, inner: Computation) -> int:
     """Bytes of a fusion's results; of one that is an array with a slice replaced, in place, the slice's."""
     root = next(i for i in inner.values() if i.root)
-    parts = root.operands if root.opcode == "tuple" else [root.name] * len(fusion.arrays)
+    results = root.operands if root.opcode == "tuple" else [root.name]
+    parts = [name for name in results for _ in inner[name].arrays]  # a reduction of several arrays is a tuple itself
     total = 0
     for array, name in zip(fusion.arrays, parts, strict=True):
         part = inner[name]

@@ -131,6 +131,25 @@ def test_what_goes_through_memory(line, operands, moved):
     assert one(line, *operands)[1] == moved
 
 
+def test_a_fusion_one_of_whose_results_is_a_tuple():
+    text = """\
+%fused (p: f32[8,4], q: s32[8,4]) -> ((f32[4], s32[4]), f32[8]) {
+  %p = f32[8,4] parameter(0)
+  %q = s32[8,4] parameter(1)
+  %largest = (f32[4], s32[4]) reduce(%p, %q, %low, %zero), dimensions={0}, to_apply=%argmax
+  %sum = f32[8] reduce(%p, %zero), dimensions={1}, to_apply=%add
+  ROOT %all = ((f32[4], s32[4]), f32[8]) tuple(%largest, %sum)
+}
+
+ENTRY %main (p: f32[8,4], q: s32[8,4]) -> ((f32[4], s32[4]), f32[8]) {
+  %p = f32[8,4] parameter(0)
+  %q = s32[8,4] parameter(1)
+  ROOT %x = ((f32[4], s32[4]), f32[8]) fusion(%p, %q), kind=kInput, calls=%fused
+}
+"""
+    assert work(parse(text)).memory_bytes == 2 * 8 * 4 * 4 + (4 + 4 + 8) * 4
+
+
 def test_what_a_collective_sends():
     text = """\
 ENTRY %main (x: f32[8]) -> f32[8] {
