@@ -96,7 +96,9 @@ def _run_stage(
         blocks = jnp.arange(begin, begin + count) if frozen else part(stage.params, begin, count)
         x = scan_layers(step, x, (adapters, blocks, part(scales, begin, count)), memory)
     if used < len(layers):  # the last layer's own adapter has no block after it
-        x = jax.checkpoint(adapt)(jax.tree.map(lambda a: a[-1], adapter_params), x)
+        last = jax.tree.map(lambda a: a[-1], adapter_params)
+        # In the backward pass its gradients come before those of the blocks, and what they need is let go of.
+        x = jax.checkpoint(adapt)(*jax.lax.optimization_barrier((last, x)))
     return x
 
 
