@@ -213,6 +213,14 @@ def test_equalize_is_pillows():
     assert want.std() > planes.std()  # it spreads the values
 
 
+@pytest.mark.parametrize("histogram", [ops._histogram_by_scatter, ops._histogram_by_product])
+def test_histograms_of_every_platform(histogram):
+    values = np.random.default_rng(5).choice(
+        np.array([0, 1, 15, 16, 128, 254, 255], np.uint8), 70000, p=[0.7] + [0.05] * 6
+    )
+    np.testing.assert_array_equal(jax.jit(histogram)(values), np.bincount(values, minlength=256))
+
+
 @pytest.mark.parametrize("name", ["autocontrast", "equalize"])
 def test_one_single_value_stays(name):
     planes = np.full((3, 2, 20, 20), 77, np.uint8)
