@@ -213,7 +213,7 @@ def test_equalize_is_pillows():
     assert want.std() > planes.std()  # it spreads the values
 
 
-@pytest.mark.parametrize("histogram", [ops._histogram_by_scatter, ops._histogram_by_product])
+@pytest.mark.parametrize("histogram", [ops._histogram_by_scatter, ops._histogram_by_comparison])
 def test_histograms_of_every_platform(histogram):
     values = np.random.default_rng(5).choice(
         np.array([0, 1, 15, 16, 128, 254, 255], np.uint8), 70000, p=[0.7] + [0.05] * 6
