@@ -31,6 +31,7 @@ from tadjax import flops, topologies
 from tadjax.data import decode_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.records import canvas_size, sampling_of
+from tadjax.errors import first_line
 from tadjax.field_rules import CLIP_FRAMES
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
@@ -93,7 +94,10 @@ def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict
     numbers |= plan
     frames = config.optim.batch_size * sampling_of(config, train=True).frames
     if compiled is not None:
-        numbers |= _program(compiled.as_text(), chips)
+        try:
+            numbers |= _program(compiled.as_text(), chips)
+        except jax.errors.JaxRuntimeError as error:  # jaxlib does not know every instruction of the newest compilers
+            numbers["program"] = f"cannot be read, so collectives and roofline are not known ({first_line(error)})"
         numbers |= {} if topology else _measure(compiled, step, mesh, frames)
     if chips.peak_flops and "step_seconds" in numbers:
         possible = chips.peak_flops * len(chips.devices) * numbers["step_seconds"]

@@ -96,6 +96,22 @@ def test_a_program_of_known_speed_has_a_roofline_that_prints_in_a_line():
     assert "roofline" not in profiling._program(text, topologies.Chips("chip", "cpu", []))
 
 
+def test_a_program_that_cannot_be_read_leaves_the_memory(monkeypatch):
+    class Unreadable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: async-update has 4 operands\nmore")
+
+    plan = {"peak_bytes_per_chip": 2**30, "limit_bytes_per_chip": 2**34, "fits": True}
+    monkeypatch.setattr(profiling, "training_step", lambda *of: None)
+    monkeypatch.setattr(profiling, "_parameters", lambda *of: {})
+    monkeypatch.setattr(profiling, "_operations", lambda *of: 1)
+    monkeypatch.setattr(profiling, "_compile", lambda *of: (Unreadable(), plan))
+    chips = topologies.Chips("chip", "tpu", jax.devices()[:1], 2**34, 100.0, 256.0, 10.0)
+    numbers = profiling._numbers(configs.reference(), chips, "v6e:1")
+    assert numbers["program"].endswith("not known (INTERNAL: async-update has 4 operands)")
+    assert numbers["verdict"] == "fits: the step needs 1.00 GiB a chip (of 16.00)" and "roofline" not in numbers
+
+
 def test_utilisation_counts_no_recomputation():
     config = load(ROOT / "configs" / "thumos_vitg.py", "tiny")
     config.optim.batch_size = 1
