@@ -100,8 +100,8 @@ def _gcnext(torch: str, flax: str) -> tuple[Rule, ...]:
     )
 
 
-def gtad(map_convs: int = 3) -> tuple[Rule, ...]:
-    """G-TAD (Xu et al. 2020) as OpenTAD names it; the last layer's name counts the convolutions of the map."""
+def _gtad() -> tuple[Rule, ...]:
+    """G-TAD (Xu et al. 2020) as OpenTAD names it."""
     extractor, head = "roi_head.proposal_roi_extractor", "roi_head.proposal_head.head"
     return (
         *dense("projection.convs.0.conv", "head/projection", "conv1d"),
@@ -113,8 +113,8 @@ def gtad(map_convs: int = 3) -> tuple[Rule, ...]:
         *_gcnext(f"{extractor}.gcnext", "head/alignment/gcnext"),
         *dense(f"{extractor}.conv2d.0", "head/alignment", "conv2d"),
         *dense(f"{head}.{{i}}.0", "head/map_conv_{i}", "conv2d"),
-        *dense(f"{head}.{map_convs}", "head/map_out", "conv2d"),
+        *dense(f"{head}.{{last}}", "head/map_out", "conv2d"),
     )
 
 
-GTAD = gtad()
+GTAD = _gtad()

@@ -8,6 +8,7 @@ Placeholders in a torch name:
     {adapted}  stacks likewise, but over the adapted layers only, ascending; their list comes back in `Report.adapted`
     {rest}     stacks likewise, of a layer whose block 0 is of another shape: 1, 2, ... lie at rows 0, 1, ...
     {i}        an index that our path repeats (".stem.{i}." -> "/stem_{i}/")
+    {last}     one index, that after all {i} of the same name: the last layer of a list, of another kind than the others
 
 Every transform is a bijection of one tensor, so torch -> ours -> torch is bit-identical.
 """
@@ -40,7 +41,7 @@ TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.nda
     "channels": (lambda a: a[0, :, 0], lambda a: a[None, :, None]),  # [1, C, 1] <-> [C]
 }
 _STACKED = ("{layer}", "{adapted}", "{rest}")
-_PLACEHOLDER = re.compile(r"\{(layer|adapted|rest|i)\}")
+_PLACEHOLDER = re.compile(r"\{(layer|adapted|rest|i|last)\}")
 
 
 @functools.cache
@@ -223,6 +224,10 @@ def plan(keys: Iterable[str], rules: Iterable[Rule], drops: Iterable[Drop] = ())
         wanted = _wanted(rule, indices)
         if "{adapted}" in rule.torch:
             report.adapted = wanted
+        if "{last}" in rule.torch:
+            for key in [k for (other, index), k in found.items() if other == rule and index not in wanted]:
+                del report.mapped[key]
+                report.unknown.append(key)
         if rule.optional and not any((rule, index) in found for index in wanted):
             continue
         for row, index in enumerate(wanted):
@@ -262,8 +267,15 @@ def to_torch(params: Params, rules: Iterable[Rule], adapted: Iterable[int] = ())
 
 def names(shapes: Mapping[str, tuple[int, ...]], rules: Iterable[Rule], adapted: Iterable[int] = ()) -> list[str]:
     """The torch keys that arrays of these paths and shapes become, in the order of the table."""
-    adapted = list(adapted)
-    return [rule.torch_key(index) for rule in rules for index in _indices(rule, shapes, adapted)]
+    rules, adapted = tuple(rules), list(adapted)
+    indices = {rule: _indices(rule, shapes, adapted) for rule in rules}
+    grouped: dict[str | None, set[int]] = {}
+    for rule, found in indices.items():
+        grouped.setdefault(rule.group, set()).update(found)
+    for rule, found in indices.items():
+        if "{last}" in rule.torch and found:
+            indices[rule] = _wanted(rule, grouped)
+    return [rule.torch_key(index) for rule in rules for index in indices[rule]]
 
 
 def flat(params: Params, prefix: str = "") -> dict[str, Any]:
@@ -300,6 +312,8 @@ def _wanted(rule: Rule, indices: Mapping[str | None, set[int]]) -> list[int]:
     """Indices that must exist for `rule`, by what the other rules of its group have."""
     if rule.group is None:
         return [0]
+    if "{last}" in rule.torch:
+        return [1 + max(indices.get(rule.group.replace("{last}", "{i}"), ()), default=-1)]
     seen = sorted(indices.get(rule.group, ()))
     if "{adapted}" in rule.torch or not seen:
         return seen

@@ -39,7 +39,11 @@ def load_config(file: str, overrides: list[str]) -> Any:
         given[name] = value
     configs.check_names(list(given))
     known = dict(configs.fields(config))
-    config.update_from_flattened_dict({n: v if isinstance(known[n], str) else _literal(v) for n, v in given.items()})
+    values = {n: v if isinstance(known[n], str) else _literal(v) for n, v in given.items()}
+    try:
+        config.update_from_flattened_dict(values)
+    except TypeError as error:
+        raise ConfigError(f"{error}; a config file may give a field another type, an override cannot") from error
     configs.check(config, configs.reference())
     return config
 

@@ -226,9 +226,10 @@ class TriDet(AnchorFree):
     def length_multiple(self) -> int:
         """Sequences longer than max_length are padded to a multiple of this in evaluation.
 
-        Published as the largest of these factors; where that is a multiple of all others, as it must be, the two agree.
+        Published as the largest of these factors, which fails where it is no multiple of the largest stride.
         """
-        return math.lcm(*(s * w for s, w in zip(self.strides, self.windows, strict=True)))
+        largest = max(s * w for s, w in zip(self.strides, self.windows, strict=True))
+        return math.lcm(largest, self.strides[-1])
 
     def setup(self) -> None:
         self.projection = Projection(

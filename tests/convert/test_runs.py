@@ -201,5 +201,7 @@ def test_overrides_are_checked():
         load_config("configs/thumos_vits.py", ["--config.head.widht=3"])
     with pytest.raises(ConfigError, match="overrides look like"):
         load_config("configs/thumos_vits.py", ["--verbose"])
+    with pytest.raises(ConfigError, match="field 'window'.*a config file may give a field another type"):
+        load_config("configs/thumos_vits.py", ["--config.head.tridet.window=(1, 3, 1)"])
     with pytest.raises(ConfigError, match="no such file"):
         load_config("configs/nowhere.py", [])

@@ -37,7 +37,7 @@ def head_from_config(model: dict) -> ActionFormer:
         center_sample_radius=rpn["center_sample_radius"],
         filter_similar_gt=rpn.get("filter_similar_gt", True),
         label_smoothing=rpn["label_smoothing"],
-        reg_loss_weight=rpn["loss_weight"],
+        reg_loss_weight=rpn.get("loss_weight", 1.0),
         loss_normalizer_momentum=rpn["loss_normalizer_momentum"],
         drop_path=projection["path_pdrop"],
     )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.heads import gtad
+from convert.heads import GTAD
 from convert.mapping import to_flax, to_torch
 from tadjax.detections.decode import top_candidates
 from tadjax.detections.nms import suppress
@@ -41,7 +41,7 @@ def head_from_config(model: dict, **changes) -> GTad:
         durations=model["roi_head"]["proposal_generator"]["dscale"],
         roi_size=extractor["roi_size"],
         context_size=extractor["context_size"],
-        extend=extractor["prop_extend_ratio"],
+        extend=extractor.get("prop_extend_ratio", 0.5),
         aligned_width=extractor["out_channels"],
         map_width=proposal["feat_channels"],
         map_convs=proposal["num_convs"],
@@ -54,8 +54,7 @@ def check(path: pathlib.Path) -> Iterator[Row]:
     arrays = dict(np.load(path, allow_pickle=False))
     config = json.loads(str(arrays["config"]))
     head = head_from_config(config["model"])
-    table = gtad(head.map_convs)
-    parameters, report = to_flax({k[3:]: v for k, v in arrays.items() if k.startswith("sd/")}, table)
+    parameters, report = to_flax({k[3:]: v for k, v in arrays.items() if k.startswith("sd/")}, GTAD)
     report.check(path.name)
     params = parameters["head"]
     features, valid = arrays["in/x"].transpose(0, 2, 1), arrays["in/mask"].astype(bool)
@@ -87,7 +86,7 @@ def check(path: pathlib.Path) -> Iterator[Row]:
         yield Row("out/cost_nohalf", losses["loss"], arrays["out/cost_nohalf"], **LOSS)
         yield from _unit_losses(arrays)
         yield from _unit_alignment(arrays)
-        got = to_torch({"head": jax.tree.map(np.asarray, grads[0])}, table) | {"in_x": np.swapaxes(grads[1], 1, 2)}
+        got = to_torch({"head": jax.tree.map(np.asarray, grads[0])}, GTAD) | {"in_x": np.swapaxes(grads[1], 1, 2)}
         for key in sorted(k for k in arrays if k.startswith("grad_nohalf/")):
             atol = max(1e-7, 1e-4 * float(np.abs(arrays[key]).max()))
             yield Row(key, got[key.removeprefix("grad_nohalf/")], arrays[key], atol, 1e-3)

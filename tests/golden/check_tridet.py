@@ -171,10 +171,11 @@ def _proposals(head: TriDet, params: dict, arrays: dict, config: dict) -> Iterat
             if options:
                 detections = suppress(*detections, settings)
             name = f"out/final_{mode}_{b}"
-            yield from _detections(name, detections, arrays[name], meta)
+            yield from detection_rows(name, detections, arrays[name], meta)
 
 
-def _detections(name: str, found: tuple, wanted: np.ndarray, meta: dict) -> Iterator[Row]:
+def detection_rows(name: str, found: tuple, wanted: np.ndarray, meta: dict) -> Iterator[Row]:
+    """found: segments, scores, labels in feature steps. wanted: rows of start, end (seconds), label and score."""
     segments, scores, labels = found
     frames = segments * meta["snippet_stride"] + meta["window_start_frame"] + meta["offset_frames"]
     seconds = np.round(np.clip(frames / meta["fps"], 0, meta["duration"]), 2)

@@ -115,6 +115,13 @@ def test_training_is_padded_to_strides_and_evaluation_to_max_length():
         assert jax.eval_shape(run, shapes, features, valid).features[0].shape[1] == length
 
 
+@pytest.mark.parametrize(("windows", "length"), [((1, 1, 1), 44), ((1, 5, 3), 48), ((3, 1, 1), 44)])
+def test_long_sequences_are_padded_to_the_largest_factor_as_published(windows, length):
+    """Window x stride, the largest of the levels (4, 12, 4): not to what all of them divide."""
+    head = tiny(convs=(1, 1, 2), window=windows, regression_ranges=((0, 4), (4, 8), (8, 10000)))
+    assert -(-43 // head.length_multiple) * head.length_multiple == length
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
