@@ -160,6 +160,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
+            if hosts.lost_another(error):  # while they agreed on the checkpoint; it is not the disk
+                raise
             raise DiskError(
                 f"{self.workdir}/checkpoints: a checkpoint cannot be written ({first_line(error)}); once it can, the "
                 "same command goes on from the newest whole one"

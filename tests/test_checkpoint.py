@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tadjax.checkpoint import METRIC, Checkpoints, load_frozen, save_frozen
-from tadjax.errors import WeightsError
+from tadjax.errors import DiskError, WeightsError
+from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
 
 
@@ -170,3 +171,23 @@ def test_the_frozen_collections_are_written_once(tmp_path):
     np.testing.assert_array_equal(restored["backbone"]["kernel"], frozen["backbone"]["kernel"])
     with pytest.raises(WeightsError, match="does not exist"):
         load_frozen(tmp_path / "elsewhere", frozen)
+
+
+@pytest.mark.parametrize(
+    "processes, text, told",
+    [
+        (2, "UNKNOWN: Gloo AllGather failed: Connection reset by peer", ValueError),  # what the others then say counts
+        (2, "Error writing: No space left on device", DiskError),
+        (1, "UNAVAILABLE: connection to the bucket", DiskError),
+    ],
+)
+def test_another_process_that_died_is_no_trouble_of_the_disk(tmp_path, monkeypatch, processes, text, told):
+    def fail():
+        raise ValueError(text)
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    monkeypatch.setattr(hosts, "count", lambda: processes)
+    with pytest.raises((ValueError, DiskError)) as caught:
+        checkpoints.wait()
+    assert caught.type is told and text in str(caught.value)

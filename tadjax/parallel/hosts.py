@@ -183,10 +183,16 @@ def together() -> Iterator[None]:
         _end(error)
 
 
+def lost_another(error: BaseException) -> bool:
+    """Whether an error is that of a collective operation, which breaks when another process leaves."""
+    of_jax = isinstance(error, (jax.errors.JaxRuntimeError, ValueError))
+    return several() and of_jax and bool(LOST.search(first_line(error)))
+
+
 def _end(error: BaseException) -> NoReturn:
     """Says what happened, here and to the other processes, and leaves."""
-    broken = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and LOST.search(first_line(error))
-    if broken:  # a collective operation breaks when another process leaves; if that one says why, it counts
+    broken = lost_another(error)
+    if broken:  # if the other one says why, it counts
         time.sleep(2 * POLL)
     for status, text in _last_words():
         _leave(status, text)
