@@ -176,7 +176,12 @@ def test_all_settings_are_different_configs():
     assert len({variant_of(recipe) for recipe in RECIPES}) == 51
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+QUICK = {recipe.split("/")[0]: recipe for recipe in RECIPES}.values()  # one of each data set
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(recipe, marks=[] if recipe in QUICK else [pytest.mark.slow]) for recipe in RECIPES]
+)
 def test_every_setting_makes_a_localizer(recipe):
     """Abstractly: shapes of all parameters, and of what the head yields for features of a window."""
     config, classes = recipe_config(recipe), RECIPES[recipe]["head"]["classes"]

@@ -14,10 +14,13 @@ from tests.test_config import FILES, load
 # Programs that another one's twin, or tests/test_extract.py, runs with other numbers, or that compile for a minute.
 SLOW = (
     "anet_r2plus1d_lofi",
+    "anet_tsm18_lofi",
     "anet_tsm50_lofi",
     "anet_tsp",
     "anet_vitb_losa",
+    "anet_vitg_losa",
     "charades",
+    "demo",
     "ego4d",
     "ego4d_features",
     "epic",
@@ -30,6 +33,7 @@ SLOW = (
     "thumos_slowfast101_losa",
     "thumos_vitb",
     "thumos_vitb_losa",
+    "thumos_vitg_1536x224",
     "thumos_vith",
     "thumos_vitl",
     "thumos_vits",

@@ -118,7 +118,7 @@ def reference(name):
 
 
 SLOW = pytest.mark.slow
-SOME = ("slowfast", "swin", pytest.param("tsm", marks=SLOW), pytest.param("r2plus1d", marks=SLOW))
+SOME = ("slowfast", *(pytest.param(name, marks=SLOW) for name in ("swin", "tsm", "r2plus1d")))
 
 
 @pytest.mark.parametrize("name", SOME)

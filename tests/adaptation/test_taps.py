@@ -212,6 +212,7 @@ for STORAGE, GROUPS in (("store", {}), ("recompute", {"clips_per_group": 1})):
 """
 
 
+@pytest.mark.slow  # tests/parallel/test_sharding.py has the like of it for LoSA
 def test_sharded_equals_single():
     """Videos over devices by the partitioner, and videos and clips over devices in shard_map."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -159,7 +159,7 @@ def test_windows_part_by_part_equal_all_at_once():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["r2plus1d", "tsm_r18", "slowfast"])
+@pytest.mark.parametrize("name", [pytest.param("r2plus1d", marks=pytest.mark.slow), "tsm_r18", "slowfast"])
 def test_no_gradient_reaches_the_statistics_of_batch_norm(name):
     backbone = TINY[name]
     x = np.random.default_rng(2).standard_normal(FRAMES, np.float32)

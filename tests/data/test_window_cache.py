@@ -36,7 +36,7 @@ def forbid_decoding(monkeypatch):
     monkeypatch.setattr(built.PackedVideo, "read_frames", refuse)
 
 
-@pytest.mark.parametrize("form", ["files", "pieces"])
+@pytest.mark.parametrize("form", ["files", pytest.param("pieces", marks=pytest.mark.slow)])
 def test_kept_windows_are_the_decoded_ones(config, small_data, tmp_path, monkeypatch, form):
     if form == "pieces":
         arguments = ["thumos", "--root", str(small_data), "--output", str(tmp_path), "--embed", "--processes", "0"]
