@@ -143,7 +143,7 @@ def walk(program: Program) -> Iterator[Run]:
     is behind and in the one that ends it, as links of one chain. It is yielded where it starts.
     """
 
-    def visit(name: str, times: float, chains: set[str] | None = None) -> Iterator[Run]:
+    def visit(name: str, times: float, chains: set[tuple[str, ...]] | None = None) -> Iterator[Run]:
         """chains: within a fusion, those that were met in the computation around it."""
         computation = program.computations.get(name, {})
         fused, met = chains is not None, set() if chains is None else chains
