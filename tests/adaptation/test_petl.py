@@ -35,7 +35,9 @@ def test_starts_as_the_frozen_backbone(method):
     np.testing.assert_allclose(*both(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [StAdapter(6, (3, 3, 3), ("mlp",)), Aim()])
+@pytest.mark.parametrize(
+    "method", [pytest.param(StAdapter(6), marks=pytest.mark.slow), StAdapter(6, (3, 3, 3), ("mlp",)), Aim()]
+)
 def test_keeping_activations_otherwise_changes_nothing(method):
     given = tiny.away_from_start(method.init(jax.random.key(0), tiny.BACKBONE, LAYERS), 1)
 

@@ -141,7 +141,7 @@ def assert_close_run(workdir, expected, config) -> None:
     assert mine.keys() == theirs.keys()
     for video in theirs:
         scores = [[detection["score"] for detection in found[video]] for found in (mine, theirs)]
-        assert scores[0] == pytest.approx(scores[1], rel=1e-5, abs=1e-6)
+        assert scores[0] == pytest.approx(scores[1], rel=1e-5, abs=1e-7)
 
 
 # The pieces
