@@ -24,10 +24,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tadjax import config as configs
 from tadjax.data.annotations import parse_database, read_database
-from tadjax.data.records import EXTENSIONS, sampling_of
+from tadjax.data.records import sampling_of
 from tadjax.data.stream import WindowFrames, decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
-from tadjax.data.video_folder import videos_in
+from tadjax.data.video_folder import EXTENSIONS, videos_in
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import write_results

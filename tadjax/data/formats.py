@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from tadjax.data.records import EXTENSIONS
+from tadjax.data.video_folder import EXTENSIONS
 from tadjax.errors import DataError
 from tadjax.files import read_json
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,12 @@ from tadjax.data.built import PackedVideo, read_built
 from tadjax.data.features import FeatureFolder, feature_folder
 from tadjax.data.sampling import Grid, GroundTruth, Sampling, Timeline, Window
 from tadjax.data.video import Frames, VideoInfo, displayed_size, frame_index, read_frames
+from tadjax.data.video_folder import find_videos, some_of
 from tadjax.data.window_cache import WindowCache
 from tadjax.errors import ConfigError, DataError
 
 Record = dict[str, np.ndarray]
 
-EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
-NAMED = 3  # examples that a message about many videos gives
 
 # What random numbers are for; the first entropy word, so that the streams differ.
 _ORDER, _PLACE, _AUGMENT = 1, 2, 3
@@ -90,55 +89,6 @@ class EvaluationWindow:
     grid: Grid
 
 
-def find_videos(videos: Sequence[Video], folder: str | os.PathLike[str], prefix: str = "") -> list[Path]:
-    """The file of every video, in order: FOLDER/PREFIX + name + one of EXTENSIONS, in upper or lower case.
-
-    A name may hold subfolders; the prefix stands before its last part.
-
-    Raises:
-      DataError: no such folder, missing files (one message for all), two files of one video, or a name outside folder.
-    """
-    root = Path(folder)
-    if not os.fspath(folder) or not root.is_dir():
-        raise DataError(
-            f"{os.fspath(folder)!r}: no such folder of videos; set config.data.videos to the folder that holds them"
-        )
-    listed: dict[Path, dict[str, list[str]]] = {}
-    found, missing = [], []
-    for video in videos:
-        name = PurePath(video.name)
-        if name.is_absolute() or ".." in name.parts or PurePath(prefix).name != prefix:
-            raise DataError(f"video {video.name!r} with prefix {prefix!r}: the file would lie outside {root}")
-        parent = root / name.parent
-        if parent not in listed:
-            listed[parent] = _files_by_stem(parent)
-        files = listed[parent].get(prefix + name.name, [])
-        if len(files) > 1:
-            raise DataError(f"{parent}: video {video.name!r} has {len(files)} files, {', '.join(files)}; keep one")
-        if files:
-            found.append(parent / files[0])
-        else:
-            missing.append(video.name)
-    if missing:
-        others = next((stem for stems in listed.values() for stem in sorted(stems)), None)
-        there = f"the folder holds files such as {others!r}" if others else "the folder holds no video file"
-        raise DataError(
-            f"{root}: {len(missing)} of {len(videos)} videos are missing: {_some(missing)}; "
-            f"put each there as {prefix}NAME with one of {', '.join(EXTENSIONS)}, "
-            f"or set config.data.videos and config.data.prefix ({there})"
-        )
-    return found
-
-
-def _files_by_stem(folder: Path) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        stem, extension = os.path.splitext(name)
-        if extension.lower() in EXTENSIONS:
-            files.setdefault(stem, []).append(name)
-    return files
-
-
 def open_sources(
     videos: Sequence[Video],
     paths: Sequence[str | os.PathLike[str] | PackedVideo],
@@ -188,7 +138,7 @@ def open_sources(
     if len(failures) == 1:
         raise DataError(failures[0])
     if failures:
-        raise DataError(f"{len(failures)} of {len(videos)} videos cannot be used: {_some(failures)}")
+        raise DataError(f"{len(failures)} of {len(videos)} videos cannot be used: {some_of(failures)}")
     return results
 
 
@@ -526,9 +476,3 @@ def _sample(
 
 def _stored(features: FeatureFolder, source: Source, sampling: Sampling, sample: windows.Sample) -> Record:
     return {"features": features.window(Path(source.path), sampling, sample), "substituted": np.int32(0)}
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few of many."""
-    more = len(names) - NAMED
-    return "; ".join(names[:NAMED]) + (f"; and {more} more" if more > 0 else "")

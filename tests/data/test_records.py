@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from tadjax.data import records
+from tadjax.data import records, video_folder
 from tadjax.data.annotations import Video, load_annotations
 from tadjax.errors import ConfigError, DataError
 from tests.data.tiny_videos import (
@@ -75,7 +75,7 @@ def test_segments_that_do_not_fit_are_an_error(sources):
 def test_videos_without_segments_are_left_out(folder):
     empty = Video("clip1", "training", 2.5, 25, 10.0, np.zeros((0, 2)), np.zeros(0, np.int32))
     videos = [make_video(0), empty]
-    opened = records.open_sources(videos, records.find_videos(videos, folder), SAMPLING)
+    opened = records.open_sources(videos, video_folder.find_videos(videos, folder), SAMPLING)
     assert len(train_set(opened)) == 1
     with pytest.raises(DataError, match="none of the 1 training videos"):
         train_set(opened[1:])
@@ -144,7 +144,7 @@ def test_a_broken_frame_is_counted_and_its_neighbour_stands_in(sources, monkeypa
 def test_missing_videos_are_named_in_one_error(folder):
     videos = [make_video(0), *(Video(f"gone{i}", "t", 1, 10, 10, np.zeros((0, 2)), np.zeros(0)) for i in range(5))]
     with pytest.raises(DataError) as error:
-        records.find_videos(videos, folder)
+        video_folder.find_videos(videos, folder)
     text = str(error.value)
     assert text.startswith(
         f"{folder}: 5 of 6 videos are missing: gone0; gone1; gone2; and 2 more; put each there as NAME"
@@ -152,7 +152,7 @@ def test_missing_videos_are_named_in_one_error(folder):
     assert "the folder holds files such as 'clip0'" in text
     for absent in (folder / "none", ""):
         with pytest.raises(DataError, match="no such folder of videos; set config.data.videos"):
-            records.find_videos(videos, absent)
+            video_folder.find_videos(videos, absent)
 
 
 def test_files_are_found_by_any_usual_extension_and_prefix(tmp_path):
@@ -164,24 +164,24 @@ def test_files_are_found_by_any_usual_extension_and_prefix(tmp_path):
     def named(*names):
         return [Video(name, "t", 1, 10, 10, np.zeros((0, 2)), np.zeros(0)) for name in names]
 
-    found = records.find_videos(named("a", "b.c", "sub/e"), tmp_path, "v_")
+    found = video_folder.find_videos(named("a", "b.c", "sub/e"), tmp_path, "v_")
     assert [str(path.relative_to(tmp_path)) for path in found] == ["v_a.MP4", "v_b.c.webm", "sub/v_e.avi"]
-    assert records.find_videos(named("d"), tmp_path) == [tmp_path / "d.mkv"]
+    assert video_folder.find_videos(named("d"), tmp_path) == [tmp_path / "d.mkv"]
     for name in ("../d", "/etc/passwd"):
         with pytest.raises(DataError, match="outside"):
-            records.find_videos(named(name), tmp_path)
+            video_folder.find_videos(named(name), tmp_path)
     with pytest.raises(DataError, match="outside"):
-        records.find_videos(named("d"), tmp_path, "../")
+        video_folder.find_videos(named("d"), tmp_path, "../")
     (tmp_path / "d.mp4").touch()
     with pytest.raises(DataError, match="'d' has 2 files, d.mkv, d.mp4; keep one"):
-        records.find_videos(named("d"), tmp_path)
+        video_folder.find_videos(named("d"), tmp_path)
 
 
 def test_a_file_that_is_no_video_is_reported_before_training(folder, tmp_path):
     (tmp_path / "clip0.mp4").write_bytes(b"nothing" * 100)
     (tmp_path / "clip1.mp4").write_bytes(b"")
     videos = [make_video(0), make_video(1)]
-    paths = records.find_videos(videos, tmp_path)
+    paths = video_folder.find_videos(videos, tmp_path)
     with pytest.raises(
         DataError, match=r"2 of 2 videos cannot be used: .*clip0.mp4.*clip1.mp4: the video file is empty"
     ):
@@ -191,7 +191,7 @@ def test_a_file_that_is_no_video_is_reported_before_training(folder, tmp_path):
 def test_a_file_at_another_rate_than_the_recipe_is_named(folder):
     """A file of 10 frames a second; at 30, frames would be counted that are not there."""
     videos = [make_video(0)]
-    paths = records.find_videos(videos, folder)
+    paths = video_folder.find_videos(videos, folder)
     assert records.open_sources(videos, paths, SAMPLING, fps=10.05)[0].timeline.fps == 10.05
     with pytest.raises(
         DataError, match=r"clip0.mp4: has 10 frames a second, config.data.fps says 30; re-encode the vi"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import av
 import numpy as np
 
-from tadjax.data import records
+from tadjax.data import records, video_folder
 from tadjax.data.annotations import Video
 from tadjax.data.sampling import Sampling
 
@@ -51,7 +51,7 @@ def make_video(index: int) -> Video:
 
 def open_videos(folder: pathlib.Path) -> list[records.Source]:
     videos = [make_video(i) for i in range(len(FRAMES))]
-    return records.open_sources(videos, records.find_videos(videos, folder), SAMPLING)
+    return records.open_sources(videos, video_folder.find_videos(videos, folder), SAMPLING)
 
 
 def train_set(sources: Sequence[records.Source], sampling: Sampling = SAMPLING, **options) -> records.TrainSet:

@@ -15,7 +15,7 @@ from convert.files import open_checkpoint
 from tadjax.data.annotations import load_annotations
 from tadjax.data.features import FeatureFolder, open_npy
 from tadjax.data.frame_index import frame_index
-from tadjax.data.records import EXTENSIONS, find_videos
+from tadjax.data.video_folder import EXTENSIONS, find_videos
 from tadjax.detections.decode import Detections
 from tadjax.detections.fusion import load_classifier
 from tadjax.errors import DataError, WeightsError

@@ -18,8 +18,8 @@ from tadjax.data.builders.catalogue import CATALOGUE, Entry
 from tadjax.data.builders.write import Cutting, Source, write
 from tadjax.data.built import read_built
 from tadjax.data.prepare import DATASETS, DataSet
-from tadjax.data.records import find_videos
 from tadjax.data.reencode import add_options, encoding_from, encoding_of
+from tadjax.data.video_folder import find_videos
 from tadjax.errors import TadjaxError
 
 
