@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import json
 import pathlib
+import shutil
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from tadjax import checksums
 from tadjax.errors import DiskError, WeightsError, first_line
+from tadjax.files import write_whole
 from tadjax.parallel import hosts
 from tadjax.training.state import TrainState
 from tadjax.weights import check_geometry, reading, shapes
@@ -67,10 +69,13 @@ class Checkpoints:
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts writing the state at its step; returns before it is on disk. `metrics` rank the best.
 
-        Raises DiskError where this checkpoint, or the one before, cannot be written.
+        One that is there already stays, and is given its metrics if it has none yet. Raises DiskError where this
+        checkpoint, or the one before, cannot be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
+            if metrics and not self.metrics(step):
+                self._add_metrics(step, metrics)
             return
         items = _items(state)
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
@@ -155,6 +160,15 @@ class Checkpoints:
         free = next(name for n in itertools.count() if not (beside / (name := f"{step}.{n}" if n else step)).exists())
         (self.workdir / "checkpoints" / step).rename(beside / free)
 
+    def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        self.wait()
+        with self._writing(), hosts.in_order():
+            if hosts.is_first():
+                folder = self.workdir / "checkpoints" / str(step) / "metrics"
+                folder.mkdir(exist_ok=True)
+                write_whole(folder / "metrics", json.dumps(metrics))
+        self._manager.reload()
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -162,9 +176,13 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
             if hosts.lost_another(error):  # while they agreed on the checkpoint; it is not the disk
                 raise
+            reason = first_line(error)
+            if "RESOURCE_EXHAUSTED" in reason and "o space left" not in reason:  # as when a file was cut short
+                free = shutil.disk_usage(self.workdir).free / 2**20
+                reason = f"no space left on device? {free:.1f} MiB are free: {reason}"
             raise DiskError(
-                f"{self.workdir}/checkpoints: a checkpoint cannot be written ({first_line(error)}); once it can, the "
-                "same command goes on from the newest whole one"
+                f"{self.workdir}/checkpoints: a checkpoint cannot be written ({reason}); once it can, the same "
+                "command goes on from the newest whole one"
             ) from error
 
     def metrics(self, step: int) -> dict[str, float] | None:

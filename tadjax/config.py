@@ -12,7 +12,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tadjax.errors import ConfigError
-from tadjax.field_rules import BACKBONE_SIZES, CLIP_FRAMES, DROP_PATH, ONLY_VIT, RULES, STEP_FRAMES, is_number, one_of
+from tadjax.field_rules import (
+    BACKBONE_SIZES,
+    CLIP_FRAMES,
+    DROP_PATH,
+    ONLY_VIT,
+    PER_LEVEL,
+    RULES,
+    STEP_FRAMES,
+    is_number,
+    one_of,
+)
 from tadjax.files import write_whole
 from tadjax.training import fidelity
 
@@ -76,7 +86,7 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
     for name, value in given.items():
         if name not in known:
             continue
-        problem = _type_problem(value, known[name], several=name not in RULES) or RULES.get(name, lambda _: None)(value)
+        problem = _type_problem(value, known[name], name in PER_LEVEL) or RULES.get(name, lambda _: None)(value)
         if problem:
             wrong.append(f"config.{name} = {value!r}: {problem}")
     wrong = wrong or list(_disagreements(config))
@@ -122,8 +132,8 @@ def _unknown(name: str, known: dict[str, Any]) -> str:
     return f"config.{name}: no such field" + (f"; did you mean config.{best}?" if best else "")
 
 
-def _type_problem(value: Any, default: Any, several: bool) -> str | None:
-    """What is wrong with the type; an integer may be `several`, one a level, where no rule says what one may be."""
+def _type_problem(value: Any, default: Any, several: bool = False) -> str | None:
+    """What is wrong with the type; an integer may be `several`, one a level."""
     if isinstance(default, bool) or isinstance(value, bool):
         return None if isinstance(default, bool) and isinstance(value, bool) else f"must be {_kind(default)}"
     if isinstance(default, (tuple, list)):
@@ -133,7 +143,8 @@ def _type_problem(value: Any, default: Any, several: bool) -> str | None:
     if isinstance(value, type(default)):
         return None
     if several and isinstance(default, int) and isinstance(value, (tuple, list)):
-        return None if all(isinstance(v, int) for v in value) else "must be an integer or a tuple of integers"
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        return None if whole else "must be an integer or a tuple of integers"
     return f"must be {_kind(default)}"
 
 
@@ -216,8 +227,6 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
         )
     if adaptation.losa.width % 4:
         yield f"config.adaptation.losa.width = {adaptation.losa.width} is no multiple of the 4 attention heads"
-    if [n for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp) if n < 1 and n != -1]:
-        yield "config.mesh: every axis is a positive number of devices, or -1 for what is left"
     if sum(n == -1 for n in (config.mesh.data, config.mesh.clip, config.mesh.fsdp)) > 1:
         yield "config.mesh: only one of data, clip and fsdp can be -1 (what is left)"
 

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,10 +53,11 @@ class Evaluator:
         self.truth = ground_truth(config, self.classes)
         self._candidates = jax.jit(localizer.candidates, out_shardings=meshes.batch_sharding(mesh))
 
-    def detect(self, params: dict) -> dict[str, Detections]:
+    def detect(self, params: dict, stop: Callable[[], bool] = bool) -> dict[str, Detections] | None:
         """Detections of every video of the subset, best first; on every process, though each finds its share of them.
 
-        Process p of P takes its rows of every batch, and then suppresses in the videos p, p + P, ...
+        Process p of P takes its rows of every batch, and then suppresses in the videos p, p + P, ... `stop` is asked
+        after every batch, on all processes; None where it said so.
         """
         config = self.config
         settings = PostSettings(**config.post)
@@ -73,6 +75,8 @@ class Evaluator:
             for batch, candidates in one_ahead(batches, functools.partial(self._start, params)):
                 self._collect(batch, candidates, settings, found)
                 advance()
+                if stop():
+                    return None
         by_video: dict[int, list[Detections]] = defaultdict(list)
         for number, detections in gather(found).items():
             by_video[self.records.windows[number].video].append(detections)
@@ -119,9 +123,12 @@ class Evaluator:
         }
         return {METRIC: 100 * float(result.mAP.mean()), **by_threshold, **recalls}
 
-    def __call__(self, params: dict) -> tuple[dict[str, float], dict[str, Detections]]:
-        detections = self.detect(params)
-        return self.score(detections), detections
+    def __call__(
+        self, params: dict, stop: Callable[[], bool] = bool
+    ) -> tuple[dict[str, float], dict[str, Detections]] | None:
+        """What `score` and `detect` give; None where `stop` said so."""
+        detections = self.detect(params, stop)
+        return None if detections is None else (self.score(detections), detections)
 
 
 def gather(found: dict[int, Detections]) -> dict[int, Detections]:

@@ -4,7 +4,7 @@ A rule is given a value and returns what is wrong with it, as the end of a sente
 """
 
 import difflib
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +19,7 @@ BACKBONE_SIZES = {
 CLIP_FRAMES = {"vit": 16, "tsm": 8}  # backbones whose clips do not see each other
 STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8}  # backbones that see the whole window
 DROP_PATH = ("vit", "swin")  # backbones with stochastic depth
+PER_LEVEL = ("head.attention_window", "head.tridet.window")  # fields of one integer, or of one a level
 ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt")  # methods that look into a vit's blocks
 
 Rule = Callable[[Any], str | None]
@@ -92,9 +93,13 @@ def in_order(*choices: Any) -> Rule:
     return rule
 
 
+def devices(value: int) -> str | None:
+    return None if value > 0 or value == -1 else "must be a positive number of devices, or -1 for what is left"
+
+
 def is_number(value: Any) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole or (isinstance(value, float) and math.isfinite(value))
+    """Whether it is one that a float can hold, and neither infinite nor NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 positive, share = within(0, above=True), within(0, 1)
@@ -220,6 +225,9 @@ RULES: dict[str, Rule] = {
     "train.log_every": positive,
     "train.max_skipped": positive,
     "train.spike_factor": within(0),
+    "mesh.data": devices,
+    "mesh.clip": devices,
+    "mesh.fsdp": devices,
     "memory.remat": one_of("none", "block", "nested", "offload"),
     "memory.clips_per_group": within(0),
     "memory.taps": one_of("store", "store_int8", "recompute", "offload"),

@@ -140,33 +140,43 @@ def loop(
     sigterm = hosts.Sigterm()
     step, last_step = int(state.step), config.optim.epochs * epoch
     evaluation = checkpoints.metrics(step) or {}
+
+    def settle(stop: bool) -> bool:
+        """Evaluates and saves after a step, where it is time to; whether to `stop` now, or SIGTERM came meanwhile."""
+        nonlocal evaluation
+        due, found = evaluates_after(config, step, epoch), None
+        if due and not stop:
+            watch.flush()
+            with watch.clock("evaluation"):
+                found = evaluator({**state.frozen, **weights_of(state, config)}, sigterm.now)
+            stop = found is None
+        if found:
+            evaluation, detections = found
+            hosts.say(f"step {step} (epoch {step / epoch:g})\n{table(evaluation)}")
+            watch.log.write(step, evaluation)
+            if hosts.is_first():
+                write_results(workdir / "results.json", detections, evaluator.classes)
+        if due or stop or step % config.train.checkpoint_every == 0:
+            with watch.clock("checkpoint"):
+                checkpoints.save(state, evaluation if found else None)
+        return stop
+
     with batches, progress("training", last_step, step) as advance:
-        for batch in batches:
+        stop = step > 0 and not evaluation and settle(False)  # SIGTERM came before this step was evaluated
+        for batch in () if stop else batches:
             watch.clock.add("input", batches.waited)
             step += 1
             with watch.trace(step), watch.clock("dispatch"):  # and compiling, before the first step of each shape
                 state, metrics = train_step(state, batch)
             advance(watch.after(step, metrics, batch))
-            stop = sigterm.after(step)
-            if evaluates_after(config, step, epoch):
-                watch.flush()
-                with watch.clock("evaluation"):
-                    evaluation, detections = evaluator({**state.frozen, **weights_of(state, config)})
-                hosts.say(f"step {step} (epoch {step / epoch:g})\n{table(evaluation)}")
-                watch.log.write(step, evaluation)
-                if hosts.is_first():
-                    write_results(workdir / "results.json", detections, evaluator.classes)
-                with watch.clock("checkpoint"):
-                    checkpoints.save(state, evaluation)
-            elif step % config.train.checkpoint_every == 0 or stop:
-                with watch.clock("checkpoint"):
-                    checkpoints.save(state)
+            stop = settle(sigterm.now())
             if stop:
-                hosts.say(f"SIGTERM: saved at step {step}; the same command goes on from there")
                 break
+    if stop:
+        hosts.say(f"SIGTERM: saved at step {step}; the same command goes on from there")
     watch.flush()
     watch.log.write(step, watch.clock.lap())  # of the last evaluation and checkpoint
-    if step == last_step and hosts.is_first():
+    if step == last_step and not stop and hosts.is_first():
         write_whole(workdir / "metrics.json", json.dumps({"step": step, **evaluation}, indent=2) + "\n")
     return evaluation
 

@@ -173,11 +173,30 @@ def test_the_frozen_collections_are_written_once(tmp_path):
         load_frozen(tmp_path / "elsewhere", frozen)
 
 
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_checkpoint_can_be_ranked_after_it_was_saved(tmp_path, reopened):
+    """As where SIGTERM came before its evaluation."""
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    checkpoints.save(state_at(1))
+    if reopened:
+        checkpoints.close()
+        checkpoints = Checkpoints(tmp_path, keep_last=1)
+    for metric in (30.0, 90.0):  # the second comes too late
+        checkpoints.save(state_at(1), {METRIC: metric})
+    for step, metrics in ((2, {METRIC: 10.0}), (3, None)):
+        checkpoints.save(state_at(step), metrics)
+    checkpoints.close()
+    kept = Checkpoints(tmp_path, read_only=True)
+    assert (kept.steps(), kept.metrics(1)) == ([1, 3], {METRIC: 30.0})
+    assert kept.weights(state_at(0).trained)[1] == 1
+
+
 @pytest.mark.parametrize(
     "processes, text, told",
     [
         (2, "UNKNOWN: Gloo AllGather failed: Connection reset by peer", ValueError),  # what the others then say counts
         (2, "Error writing: No space left on device", DiskError),
+        (1, "RESOURCE_EXHAUSTED: Failed to write 9907 bytes to file", DiskError),
         (1, "UNAVAILABLE: connection to the bucket", DiskError),
     ],
 )
@@ -191,3 +210,4 @@ def test_another_process_that_died_is_no_trouble_of_the_disk(tmp_path, monkeypat
     with pytest.raises((ValueError, DiskError)) as caught:
         checkpoints.wait()
     assert caught.type is told and text in str(caught.value)
+    assert ("o space left on device" in str(caught.value)) == ("writ" in text)

@@ -1,6 +1,7 @@
 """Training on real files: what a run leaves behind, and that a killed run ends as an undisturbed one."""
 
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints, load_frozen
 from tadjax.errors import ConfigError, TadjaxError
 from tadjax.evaluate import evaluate_run
+from tadjax.parallel import hosts
 from tadjax.runs import load_run
 from tadjax.train import train
 from tests.conftest import ROOT, make_small_config
@@ -160,6 +162,26 @@ def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
     assert f"saved at step {saved}" in (tmp_path / "log").read_text()
     train(config, tmp_path / "run")
     assert_same_bits(arrays(tmp_path / "run", config), arrays(undisturbed, config))
+
+
+@pytest.mark.parametrize("moment, step", [(7, 6), (16, 12)], ids=["meanwhile", "before the last"])
+def test_sigterm_saves_before_an_evaluation_and_the_next_process_begins_with_it(
+    finished, tmp_path, monkeypatch, moment, step
+):
+    config, undisturbed, metrics = finished
+    asked = itertools.count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(hosts.Sigterm, "now", lambda _: next(asked) == moment)
+        train(config, tmp_path)
+    saved = Checkpoints(tmp_path, read_only=True)
+    assert (saved.steps()[-1], saved.metrics(step)) == (step, None)
+    assert not (tmp_path / "metrics.json").exists()
+    assert train(config, tmp_path) == metrics
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"step": 12, **metrics}
+    assert Checkpoints(tmp_path, read_only=True).metrics(12) == metrics
+    assert_same_bits(arrays(tmp_path, config), arrays(undisturbed, config))
+    found, expected = ([line for line in lines(run) if len(line) > 1] for run in (tmp_path, undisturbed))
+    assert found == expected
 
 
 def test_a_workdir_of_another_config_is_refused(finished, small_config):

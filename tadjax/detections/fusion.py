@@ -129,7 +129,7 @@ def load_classifier(
     for video, row in results.items():
         try:
             scores = np.asarray(row[0] if layout == "tcanet" else row, np.float64)
-        except (TypeError, ValueError, IndexError, KeyError):
+        except (TypeError, ValueError, OverflowError, IndexError, KeyError):
             scores = np.zeros(0)
         if scores.shape != (len(classes),) or not np.isfinite(scores).all():
             raise DataError(f"{path}: video {video}: not {len(classes)} finite scores, one for each class")

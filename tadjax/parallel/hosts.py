@@ -3,7 +3,7 @@
 connect    joins them; nothing for a single process
 in_order   process 0 goes first, where the others find what it wrote; files and messages are process 0's alone
 gather     what every process found, on every process
-Sigterm    after which step all of them save and stop
+Sigterm    at which moment all of them save and stop
 together   an error that ends one process ends all of them, with its message, within seconds
 
 A process that dies without a word (killed, its machine lost) breaks the collective operations of the others, or is
@@ -144,20 +144,22 @@ def _unpack(data: bytes) -> dict[str, np.ndarray]:
 
 
 class Sigterm:
-    """SIGTERM as a wish to save and stop; `after` tells at which step, and it is the same step on all processes.
+    """SIGTERM as a wish to save and stop; `now` tells when, and it is the same moment on all processes.
 
-    With several processes JAX's coordinator spreads the signal, whichever of them got it, and names the next step that
-    none has begun. From its making on, SIGTERM no longer ends the process.
+    With several processes JAX's coordinator spreads the signal, whichever of them got it, and names the next moment
+    that none has come to. From its making on, SIGTERM no longer ends the process.
     """
 
     def __init__(self) -> None:
         self._come = threading.Event()
+        self._moment = 0
         if not several() and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: self._come.set())
 
-    def after(self, step: int) -> bool:
-        """Whether to save and stop after this step. Every process must ask after every step."""
-        stop = multihost_utils.reached_preemption_sync_point(step) if several() else self._come.is_set()
+    def now(self) -> bool:
+        """Whether to save and stop. Every process must ask equally often, at the same places of the program."""
+        self._moment += 1
+        stop = multihost_utils.reached_preemption_sync_point(self._moment) if several() else self._come.is_set()
         if stop:
             _stopped.set()
         return stop

@@ -55,6 +55,7 @@ def test_untrimmednet_goes_by_the_number_of_the_video(tmp_path):
     [
         ("cuhk", {"results": {}}, "layout cuhk"),
         ("cuhk", {"class": NAMES, "results": {"x": [0.1]}}, "video x: not 3 finite scores"),
+        ("cuhk", {"class": NAMES, "results": {"x": [0.1, 0.2, 10**400]}}, "video x: not 3 finite scores"),
         ("plain", {"x": SCORES}, "no class names"),
         ("plain", [], "layout plain"),
         ("best", {}, "no layout"),

@@ -190,8 +190,7 @@ def evaluation_killed(job: Job, rng: random.Random) -> bool:
     return killed(job, rng, lambda process: bool(workers_of(process)), ("--mode=evaluate",))
 
 
-def terminated(job: Job, rng: random.Random) -> bool:
-    target = job.step() + rng.randint(1, 4)
+def terminated(job: Job, target: int) -> bool:
     process = job.start()
     if not job.reaches(process, lambda: job.step() >= target):
         return False
@@ -199,6 +198,14 @@ def terminated(job: Job, rng: random.Random) -> bool:
     job.ends(process, 0)
     job.done = "SIGTERM: saved" not in job.said()  # it came after the last step
     return True
+
+
+def terminated_while_stepping(job: Job, rng: random.Random) -> bool:
+    return terminated(job, job.step() + rng.randint(1, 4))
+
+
+def terminated_while_evaluating(job: Job, rng: random.Random) -> bool:
+    return terminated(job, (job.step() // 6 + 1) * 6)
 
 
 def worker_killed(job: Job, rng: random.Random) -> bool:
@@ -305,7 +312,8 @@ FAULTS = {
     "SIGKILL while saving": killed_while_saving,
     "SIGKILL while evaluating": killed_while_evaluating,
     "SIGKILL of --mode=evaluate": evaluation_killed,
-    "SIGTERM": terminated,
+    "SIGTERM while stepping": terminated_while_stepping,
+    "SIGTERM while evaluating": terminated_while_evaluating,
     "worker process killed": worker_killed,
     "video vanishes": video_vanishes,
     "video turns corrupt": video_turns_corrupt,

@@ -1,5 +1,6 @@
 """Schedules of fidelities, a config at each, and training that changes between them."""
 
+import itertools
 import json
 
 import jax
@@ -155,7 +156,8 @@ def test_each_fidelity_compiles_once_and_a_stopped_run_goes_on_within_the_cycle(
     assert sorted(traced) == sorted([(32, 32), (16, 64), (16, 48)])
 
     with monkeypatch.context() as patch:
-        patch.setattr(hosts.Sigterm, "after", lambda _, step: step == 2)
+        asked = itertools.count(1)
+        patch.setattr(hosts.Sigterm, "now", lambda _: next(asked) == 2)
         training.train(config, tmp_path / "stopped")
     assert training.train(config, tmp_path / "stopped") == whole
     lines = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("whole", "stopped")]
