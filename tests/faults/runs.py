@@ -349,17 +349,18 @@ def campaign(expected: Undisturbed, folder: pathlib.Path, faults: list[str], rng
         name, begin = waiting.pop(0), time.monotonic()
         try:
             happened = FAULTS[name](job, rng)
+            if not happened and not job.done:  # there was nothing to damage yet
+                killed_while_stepping(job, rng)
             job.check()
         except AssertionError as error:
             table[name][0] += 1
             table[name][2] += 1
             print(f"{name}: LOST: {error}", file=sys.stderr)
             job = None
+            met.clear()
             continue
-        if not happened:  # the run was over before, or there was nothing to damage yet
+        if not happened:  # or the run was over before
             waiting.insert(min(len(waiting), 1), name)
-            if not job.done and len(waiting) == 1:
-                killed_while_stepping(job, rng)
             continue
         table[name][0] += 1
         table[name][1] += 1
