@@ -277,6 +277,8 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
             f"config.memory.clips_per_group = {groups}: the {frames // CLIP_FRAMES[name]} clips of "
             f"config.window.frames = {frames} are no whole number of groups"
         )
+    if name == "vit" and config.memory.attention == "cudnn" and config.dtype == "float32":
+        yield "config.memory.attention = 'cudnn' takes no float32: set config.dtype = 'bfloat16', or take 'auto'"
     clip = config.mesh.clip
     if clip > 1 and not snippets and name in CLIP_FRAMES and frames // CLIP_FRAMES[name] % clip:
         yield (

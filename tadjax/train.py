@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from tadjax import config as configs
+from tadjax.backbones.vit import Vit
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.augment import Augmentation, augment
 from tadjax.data.loader import Batches, share_of, steps_per_epoch, to_device, train_batches
@@ -20,7 +21,7 @@ from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.files import write_whole
-from tadjax.localizer import Batch, build
+from tadjax.localizer import Batch, Localizer, build
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
@@ -86,7 +87,7 @@ def train(
     with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints, hosts.together():
         state = initial_state(config, localizer, tx, mesh, workdir, checkpoints, start)
         step = int(state.step)
-        hosts.say(describe(state, config, len(records), epoch, step))
+        hosts.say(describe(state, config, localizer, len(records), epoch, step))
         log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
         videos = [video.name for video in annotations.videos]
         rates, trace = learning_rates(config, epoch), Trace(workdir, profile_steps)
@@ -321,7 +322,7 @@ class Watch:
             )
 
 
-def describe(state: TrainState, config: Any, records: int, epoch: int, step: int) -> str:
+def describe(state: TrainState, config: Any, localizer: Localizer, records: int, epoch: int, step: int) -> str:
     """What is about to be trained, in a few lines."""
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.trained)[0]:
@@ -330,7 +331,9 @@ def describe(state: TrainState, config: Any, records: int, epoch: int, step: int
     frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen)) + counts.pop("statistics", 0)
     trained = ", ".join(f"{group} {count:,}" for group, count in counts.items())
     start = f", resuming at step {step:,}" if step else ""
+    attention = f"; attention: {localizer.backbone.attention}" if isinstance(localizer.backbone, Vit) else ""
     return (
         f"{config.data.name}: {records} windows, {epoch} steps an epoch, {config.optim.epochs} epochs{start}\n"
         f"trained parameters: {trained}; frozen: {frozen:,}; devices: {jax.device_count()} {jax.default_backend()}"
+        f"{attention}"
     )

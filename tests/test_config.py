@@ -42,6 +42,7 @@ def test_there_is_a_config_for_every_published_scale():
         ("optim.head_lr", float("nan"), "config.optim.head_lr = nan: must be a number"),
         ("mesh.data", (1, 2), "config.mesh.data = (1, 2): must be an integer"),
         ("mesh.clip", 0, "config.mesh.clip = 0: must be a positive number of devices, or -1 for what is left"),
+        ("memory.attention", "cudn", "did you mean 'cudnn'?"),
         ("head.attention_window", (9, 9.5), "must be an integer or a tuple of integers"),
         ("head.absolute_position", 1, "config.head.absolute_position = 1: must be True or False"),
         ("window.frames", 768.5, "config.window.frames = 768.5: must be an integer"),
@@ -104,6 +105,7 @@ def test_backbones_and_sizes_of_the_config_are_those_there_are():
             {"mesh.clip": 5},
             "config.mesh.clip = 5: the 48 clips of config.window.frames = 768 cannot be shared out",
         ),
+        ("vit", {"memory.attention": "cudnn", "dtype": "float32"}, "'cudnn' takes no float32: set config.dtype"),
         ("swin", {"adaptation.method": "aim"}, "'aim' is for the blocks of a vit, not of swin"),
     ],
 )

@@ -157,6 +157,7 @@ def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
         wait_for_step(tmp_path / "run", 1, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    assert "devices: 1 cpu; attention: xla" in (tmp_path / "log").read_text()
     saved = Checkpoints(tmp_path / "run", read_only=True).steps()[-1]
     assert saved == max(line["step"] for line in lines(tmp_path / "run"))
     assert f"saved at step {saved}" in (tmp_path / "log").read_text()

@@ -4,20 +4,23 @@ Scores of a whole window are never materialised where a fused kernel exists; els
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "xla", "chunked", "cudnn", "splash")
+HALF = (jnp.bfloat16, jnp.float16)  # what cuDNN takes
 QUERY_CHUNK = 256  # queries of one clip whose scores are held at once by "chunked"
 SPLASH_BLOCK = 512  # tokens; the sequence is padded to a multiple of it
 
 
-def resolve(implementation: str, platform: str) -> str:
-    """What "auto" means on a platform ("cpu", "gpu", "cuda", "tpu"); anything else is returned as it is."""
+def resolve(implementation: str, platform: str, dtype: Any) -> str:
+    """What "auto" means for q, k, v of a dtype on a platform ("cpu", "gpu", "cuda", "tpu"); all else stays as it is."""
     if implementation != "auto":
         return implementation
-    return {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "xla")
+    if platform in ("gpu", "cuda"):
+        return "cudnn" if dtype in HALF else "chunked"
+    return "splash" if platform == "tpu" else "xla"
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "xla") -> jax.Array:
@@ -25,7 +28,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "x
 
     `implementation` is one of "xla", "chunked", "cudnn" (GPU, float16 or bfloat16), "splash" (TPU).
     """
-    if implementation == "cudnn" and q.dtype in (jnp.bfloat16, jnp.float16):
+    if implementation == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if implementation == "splash":
         return _splash(q, k, v)
