@@ -268,4 +268,4 @@ SWIN = (
 )
 
 BATCH_NORM_DROPS = (Drop("*num_batches_tracked", "a counter of training steps that inference does not use"),)
-SWIN_DROPS = (Drop("*relative_position_index", "follows from the size of the window"),)
+SWIN_DROPS = (Drop("*relative_position_index", "follows from the size of the window", fill="offsets"),)

@@ -32,6 +32,7 @@ from convert.layouts import LAYOUTS, Layout
 from convert.mapping import flat, names, plan
 from convert.torch_to_flax import strip
 from tadjax import checksums, weights
+from tadjax.backbones.swin import Swin, offset_index
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
 from tadjax.errors import TadjaxError, WeightsError, first_line
 
@@ -122,18 +123,22 @@ def to_state_dict(stored: Stored, layout: Layout) -> dict[str, torch.Tensor]:
     if own:
         tensors |= {key: as_torch(np.array(tensor)) for key, tensor in stored.unused.items()}
         return {key: tensors[key] for key in keys.values()}  # in the source's order
-    return tensors | dict(_rest(stored, layout))
+    return tensors | dict(_rest(stored, layout, list(tensors)))
 
 
-def _rest(stored: Stored, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
+def _rest(stored: Stored, layout: Layout, written: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors of the layout that are none of our parameters: the source's where it has them, else of fixed values."""
     source = next((known for known in LAYOUTS if known.name == stored.info.get("layout")), None)
     theirs = {strip(key, source): tensor for key, tensor in stored.unused.items()} if source else {}
     backbone = stored.info["geometry"].get("backbone", {})
     for drop in layout.drops:
-        for name in fnmatch.filter(theirs, drop.torch):
+        found = fnmatch.filter(theirs, drop.torch)
+        for name in found:
             yield layout.prefix + name, as_torch(np.array(theirs[name]))
-        if drop.fill and drop.torch not in theirs:
+        if drop.fill == "offsets" and not found:
+            for table in fnmatch.filter(written, "*.relative_position_bias_table"):
+                yield table.replace("bias_table", "index"), as_torch(offset_index(Swin.window))
+        elif drop.fill and not found:
             yield layout.prefix + drop.torch, as_torch(_fill(drop.fill, backbone))
 
 

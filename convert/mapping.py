@@ -95,7 +95,8 @@ class Drop:
     """A tensor that localization does not use, and why. It is kept beside the parameters, so that nothing is lost.
 
     `positions`: it must equal the sine-cosine table. `fill` says what a torch file holds there that is written from
-    parameters which never had it: "ones", "zeros" or "positions"; None: the file does without.
+    parameters which never had it: "ones", "zeros", "positions", or "offsets" (of the tokens of Swin's windows, beside
+    every bias table); None: the file does without.
     """
 
     torch: str  # a glob

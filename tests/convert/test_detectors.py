@@ -6,10 +6,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
+import torch
 
 from configs import thumos_vits
 from convert.files import Checkpoint, StoredTensor
-from convert.flax_to_torch import Stored, choose_layout
+from convert.flax_to_torch import Stored, choose_layout, to_state_dict
 from convert.layouts import BACKBONES, HEADS, layout_named
 from convert.mapping import flat, to_flax, to_torch
 from convert.torch_to_flax import prepare, recognise
@@ -87,6 +88,20 @@ def test_every_pair_is_recognised_and_comes_back_bit_by_bit(backbone, head, part
         np.testing.assert_array_equal(array, arrays[path])
     run = Stored(arrays, {}, {"adapted": LAYERS, "geometry": conversion.geometry})
     assert choose_layout("opentad", run).name == name  # what a run of them is written as
+
+
+def test_a_swin_trained_here_is_written_with_the_offsets_of_its_windows(parts):
+    """The published module holds them as a buffer of each block, and is loaded strictly."""
+    run = Stored(flat(parts["swin"] | parts["actionformer"]), {}, {"adapted": LAYERS, "geometry": {}})
+    tensors = to_state_dict(run, layout_named("opentad_swin"))
+    tables = [name for name in tensors if name.endswith("relative_position_bias_table")]
+    assert len(tables) == sum(MODELS["swin"].depths)
+    for table in tables:
+        index = tensors[table.replace("bias_table", "index")]
+        assert (index.dtype, index.shape, len(tensors[table])) == (torch.int64, (8 * 7 * 7, 8 * 7 * 7), 15 * 13 * 13)
+    for one, other in ((0, 0), (0, 391), (391, 0), (5 * 49 + 3 * 7 + 6, 2 * 49 + 6 * 7)):
+        t, h, w = (a - b for a, b in np.unravel_index((one, other), (8, 7, 7)))
+        assert index[one, other] == ((t + 7) * 13 + h + 6) * 13 + w + 6
 
 
 @pytest.mark.parametrize("head", HEADS)
