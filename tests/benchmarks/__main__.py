@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks [input] [evaluation] [startup]
+"""python -m tests.benchmarks [step] [input] [evaluation] [startup]
 
 What a user waits for, as one table a benchmark; without a name, all of them. Nothing is checked: a timing is no test.
 Run it on a machine that does nothing else.
@@ -6,9 +6,14 @@ Run it on a machine that does nothing else.
 
 import argparse
 
-from tests.benchmarks import evaluation, input_speed, startup
+from tests.benchmarks import evaluation, input_speed, startup, step
 
-BENCHMARKS = {"input": input_speed.main, "evaluation": evaluation.main, "startup": startup.main}
+BENCHMARKS = {
+    "step": step.main,
+    "input": input_speed.main,
+    "evaluation": evaluation.main,
+    "startup": startup.main,
+}
 
 
 def main() -> None:

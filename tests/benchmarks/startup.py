@@ -1,12 +1,12 @@
 """From a command to its first effect."""
 
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
 
+from tests.benchmarks import ENVIRONMENT
 from tests.conftest import make_small_data
 
 ROUNDS = 3
@@ -43,7 +43,7 @@ def seconds(*arguments: str) -> float:
 def once(*arguments: str, **environment: str) -> float:
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+        [sys.executable, *arguments], capture_output=True, text=True, env={**ENVIRONMENT, **environment}
     )
     taken = time.perf_counter() - begin
     if done.returncode not in (0, 1, 2) or "Traceback" in done.stderr:
