@@ -229,8 +229,8 @@ def base() -> ConfigDict:
     # backbones see the window as a whole. In the snippet representation, snippets that go through the backbone at once.
     memory.clips_per_group = 0
     memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
-    # auto, xla, chunked, cudnn, or splash; auto picks by platform. In swin all but xla is chunked, in networks without
-    # attention nothing.
+    # auto, xla, chunked, cudnn (no float32), or splash; auto picks by platform and dtype. In swin all but xla is
+    # chunked, in networks without attention nothing.
     memory.attention = "auto"
 
     config.post = post = ConfigDict()

@@ -53,7 +53,7 @@ class Evaluator:
         self.truth = ground_truth(config, self.classes)
         self._candidates = jax.jit(localizer.candidates, out_shardings=meshes.batch_sharding(mesh))
 
-    def detect(self, params: dict, stop: Callable[[], bool] = bool) -> dict[str, Detections] | None:
+    def detect(self, params: dict, stop: Callable[[], bool] = lambda: False) -> dict[str, Detections] | None:
         """Detections of every video of the subset, best first; on every process, though each finds its share of them.
 
         Process p of P takes its rows of every batch, and then suppresses in the videos p, p + P, ... `stop` is asked
@@ -124,7 +124,7 @@ class Evaluator:
         return {METRIC: 100 * float(result.mAP.mean()), **by_threshold, **recalls}
 
     def __call__(
-        self, params: dict, stop: Callable[[], bool] = bool
+        self, params: dict, stop: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, float], dict[str, Detections]] | None:
         """What `score` and `detect` give; None where `stop` said so."""
         detections = self.detect(params, stop)
