@@ -124,11 +124,12 @@ class Vit(nn.Module):
         return x
 
     def _beside(self, x: Tensor) -> Tensor:
-        outputs = []
+        outputs = {}
         with torch.no_grad():
-            for block in self.blocks:
+            for layer, block in enumerate(self.blocks):
                 x = block(x)
-                outputs.append(x)
+                if layer in self.layers:
+                    outputs[layer] = x
         x = outputs[self.layers[-1]]
         for layer, adapter in zip(self.layers, self.ladders.adapters, strict=True):
             x = x + self._remembering_its_input(adapter, outputs[layer])
