@@ -33,6 +33,7 @@ SLOW = (
     "thumos_slowfast101_losa",
     "thumos_vitb",
     "thumos_vitb_losa",
+    "thumos_vitg",  # what tests/test_train.py trains
     "thumos_vitg_1536x224",
     "thumos_vith",
     "thumos_vitl",

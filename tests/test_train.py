@@ -165,7 +165,9 @@ def test_sigterm_saves_and_exits_cleanly(finished, tmp_path):
     assert_same_bits(arrays(tmp_path / "run", config), arrays(undisturbed, config))
 
 
-@pytest.mark.parametrize("moment, step", [(7, 6), (16, 12)], ids=["meanwhile", "before the last"])
+@pytest.mark.parametrize(
+    "moment, step", [pytest.param(7, 6, marks=pytest.mark.slow), pytest.param(16, 12, marks=pytest.mark.slow), (17, 12)]
+)
 def test_sigterm_saves_before_an_evaluation_and_the_next_process_begins_with_it(
     finished, tmp_path, monkeypatch, moment, step
 ):
