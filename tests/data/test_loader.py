@@ -308,24 +308,25 @@ for shape in ((4, 1), (2, 2), (1, 4)):
     whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(batch)
     whole = {{name: jax.device_get(array.addressable_data(0)) for name, array in whole.items()}}
     assert_same([whole], take(loader.train_batches(data, 4), 1))
-    print(*share)
+    with open(sys.argv[2], "a") as shares:
+        print(*share, file=shares)
 """
 
 
-def test_two_processes_make_the_global_batch_of_one_on_any_mesh(folder):
+def test_two_processes_make_the_global_batch_of_one_on_any_mesh(folder, tmp_path):
     """Also where the devices of both hold parts of the same windows, by their clips: then both load the same rows."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     code = _PROCESS.format(root=ROOT, folder=str(folder), port=port)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen([sys.executable, "-c", code, str(p)], **pipes) for p in range(2)]
+    files = [tmp_path / "first.txt", tmp_path / "second.txt"]  # what they print is mixed with what Gloo prints
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = [subprocess.Popen([sys.executable, "-c", code, str(p), file], **pipes) for p, file in enumerate(files)]
     try:
-        for p, process in enumerate(running):
-            out, err = process.communicate(timeout=120)
-            assert process.returncode == 0, err
-            shares = [line for line in out.splitlines() if line[0].isdigit()]
-            assert shares == [f"{p} 2", f"{p} 2", "0 1"]
+        for p, (process, file) in enumerate(zip(running, files, strict=True)):
+            out, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, out
+            assert file.read_text().splitlines() == [f"{p} 2", f"{p} 2", "0 1"]
     finally:
         for process in running:
             process.kill()
