@@ -135,17 +135,20 @@ def _rest(stored: Stored, layout: Layout, written: list[str]) -> Iterator[tuple[
         found = fnmatch.filter(theirs, drop.torch)
         for name in found:
             yield layout.prefix + name, as_torch(np.array(theirs[name]))
-        if drop.fill == "offsets" and not found:
-            for table in fnmatch.filter(written, "*.relative_position_bias_table"):
-                yield table.replace("bias_table", "index"), as_torch(offset_index(Swin.window))
-        elif drop.fill and not found:
-            yield layout.prefix + drop.torch, as_torch(_fill(drop.fill, backbone))
+        missing = [layout.prefix + drop.torch] if drop.fill and not found else []
+        if missing and drop.fill == "offsets":
+            tables = fnmatch.filter(written, "*.relative_position_bias_table")
+            missing = [table.replace("bias_table", "index") for table in tables]
+        for name in missing:
+            yield name, as_torch(_fill(drop.fill, backbone))
 
 
 def _fill(fill: str, backbone: dict[str, Any]) -> np.ndarray:
     if fill == "positions":
         grid = (backbone.get("image") or PRETRAIN_IMAGE) // backbone["patch"]
         return sine_cosine(CLIP_STEPS * grid * grid, backbone["width"])[None]
+    if fill == "offsets":
+        return offset_index(Swin.window)
     return {"ones": np.ones, "zeros": np.zeros}[fill](backbone["width"], np.float32)
 
 

@@ -3,13 +3,13 @@
 import importlib.util
 import json
 import pathlib
-import re
-import subprocess
-import sys
 import tempfile
 import time
 
 import numpy as np
+
+from tests.benchmarks import run
+from tests.memory import peak_bytes
 
 SIZES = ((320, 240), (1280, 720))
 FPS, FRAMES = 30, 3600
@@ -64,8 +64,7 @@ def make_video(path: pathlib.Path, width: int, height: int) -> pathlib.Path:
 def measured(pipeline: str, path: pathlib.Path) -> tuple[float, float]:
     """(CPU seconds, peak MB) of a pipeline in a process of its own."""
     code = f"from tests.benchmarks import input_speed; input_speed.report(input_speed.{pipeline}, {str(path)!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout.splitlines()[-1]))
+    return tuple(json.loads(run("-c", code).splitlines()[-1]))
 
 
 def report(pipeline, path: str) -> None:
@@ -73,9 +72,7 @@ def report(pipeline, path: str) -> None:
     frames = pipeline(path)
     seconds = time.process_time() - start
     assert len(frames) == len(INDICES), frames.shape
-    # Of a child the kernel's ru_maxrss begins with its parent's memory; VmHWM is the process's own.
-    peak = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]
-    print(json.dumps([seconds, int(peak) / 1024]))
+    print(json.dumps([seconds, peak_bytes() / 2**20]))
 
 
 def ours(path: str) -> np.ndarray:

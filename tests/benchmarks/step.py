@@ -3,12 +3,10 @@
 import importlib.util
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 from tadjax.config import shipped
-from tests.benchmarks import ENVIRONMENT
+from tests.benchmarks import run
 
 ROUNDS = 2
 # On a CPU: the smallest backbone and a twelfth of the window, in float32.
@@ -65,28 +63,13 @@ def ours(config: str, changes: dict) -> dict:
 
 def published(config: str, changes: dict) -> dict:
     """The same shapes in PyTorch."""
-    from tadjax.backbones.vit import SIZES
+    from tadjax.localizer import build
 
     made = shipped(config).get_config()
     made.update_from_flattened_dict(changes)
-    layers = made.adaptation.layers
-    size = SIZES[made.backbone.size]
-    settings = {
-        **size,
-        "frames": made.window.frames,
-        "size": made.window.size,
-        "layers": list(range(layers[0], layers[1] + 1) if layers else range(size["depth"])),
-        "hidden": int(size["width"] * made.adaptation.ratio),
-        "side": made.adaptation.method == "side",
-    }
+    localizer = build(made, 1, "cpu")
+    settings = {name: getattr(localizer.backbone, name) for name in ("width", "depth", "heads", "patch", "mlp_width")}
+    settings |= {"frames": made.window.frames, "size": made.window.size, "layers": localizer.layers}
+    settings |= {"hidden": int(settings["width"] * made.adaptation.ratio), "side": made.adaptation.method == "side"}
     code = f"from tests.benchmarks.torch_step import report; report({settings!r})"
     return json.loads(run("-c", code, JAX_PLATFORMS="cpu").splitlines()[-1])
-
-
-def run(*arguments: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**ENVIRONMENT, **environment}, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)}\n{done.stderr}")
-    return done.stdout

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tadjax.backbones.vit import CLIP_FRAMES, CLIP_STEPS, MEAN, STD, TUBELET, position_table
+from tadjax.backbones.vit import CLIP_FRAMES, CLIP_STEPS, MEAN, PRETRAIN_IMAGE, STD, TUBELET, position_table
 
 WARM_UP, STEPS = 2, 5
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    """Normalised frames [B, 3, T, H, W] -> features [B, D, T / 2]; adapters inside the blocks, or beside them."""
+    """Frames [B, 3, T, H, W], 0 to 255 -> features [B, D, T / 2]; adapters inside the blocks, or beside them."""
 
     def __init__(
         self,
@@ -92,15 +92,17 @@ class Vit(nn.Module):
         layers: Sequence[int],
         hidden: int,
         side: bool,
-        grid: int = 0,
+        image: int = PRETRAIN_IMAGE,
         recompute: bool = True,
     ):
         super().__init__()
         self.side, self.layers, self.recompute = side, tuple(layers), recompute
         self.patch_embed = nn.Module()
         self.patch_embed.projection = nn.Conv3d(3, width, (TUBELET, patch, patch), (TUBELET, patch, patch))
-        table = position_table(width, grid or 224 // patch, size // patch, size // patch)
+        table = position_table(width, image // patch, size // patch, size // patch)
         self.register_buffer("positions", torch.from_numpy(table).flatten(0, 2), persistent=False)
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values).reshape(3, 1, 1, 1), persistent=False)
         adapters = [Tia(width, hidden, frames // TUBELET) for _ in self.layers]
         inside = {} if side else dict(zip(self.layers, adapters, strict=True))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_width, inside.get(layer)) for layer in range(depth))
@@ -112,7 +114,7 @@ class Vit(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         batch = frames.shape[0]
-        clips = frames.unflatten(2, (-1, CLIP_FRAMES)).transpose(1, 2).flatten(0, 1)
+        clips = ((frames - self.mean) / self.std).unflatten(2, (-1, CLIP_FRAMES)).transpose(1, 2).flatten(0, 1)
         x = self.patch_embed.projection(clips).flatten(2).transpose(1, 2) + self.positions
         x = self._beside(x) if self.side else self._inside(x)
         pooled = x.unflatten(1, (CLIP_STEPS, -1)).mean(2)  # [clips, 8, D]
@@ -156,12 +158,11 @@ def report(settings: dict) -> None:
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
     shape = (1, 3, settings["frames"], settings["size"], settings["size"])
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    mean, std = (torch.tensor(values, device=device).reshape(3, 1, 1, 1) for values in (MEAN, STD))
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.float16, enabled=device == "cuda"):
-            out = model[1](vit((frames - mean) / std))
+            out = model[1](vit(frames))
         scaler.scale(out.float().square().mean()).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(trained, 1.0)

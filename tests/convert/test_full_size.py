@@ -131,15 +131,15 @@ def test_features_of_a_real_clip(size, tmp_path):
 
 def convert_apart(folder: pathlib.Path) -> tuple[float, int]:
     """Converts folder/vit.pth to folder/vit in a process of its own: (wall seconds, peak resident bytes)."""
-    # Of a child the kernel's ru_maxrss begins with its parent's memory; VmHWM is the process's own.
     code = """if True:
-        import pathlib, re, sys
+        import sys
         from convert.torch_to_flax import main
+        from tests.memory import peak_bytes
         status = main()
-        print(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+        print(peak_bytes())
         sys.exit(status)
     """
     command = [sys.executable, "-c", code, "--input", folder / "vit.pth", "--output", folder / "vit"]
     begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return time.monotonic() - begin, int(done.stdout.split()[-1]) * 1024
+    return time.monotonic() - begin, int(done.stdout.split()[-1])
