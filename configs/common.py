@@ -251,7 +251,7 @@ def base() -> ConfigDict:
     evaluation.rules = "opentad"  # opentad, activitynet, or epic (tadjax/metrics/rules.py)
     evaluation.tiou = (0.3, 0.4, 0.5, 0.6, 0.7)
     evaluation.recall_kx = ()  # k of recall@kx beside mAP: the best k times as many detections as instances (Ego4D)
-    evaluation.batch_size = 2
+    evaluation.batch_size = 2  # windows at once, over all devices; rounded up to what these can share evenly
 
     config.classifier = classifier = ConfigDict()  # external video classifier: gives class-agnostic detections labels
     classifier.path = ""  # its score file; without one a class-agnostic model is evaluated by AP of "action"

@@ -61,7 +61,7 @@ class Evaluator:
         """
         config = self.config
         settings = PostSettings(**config.post)
-        size = config.evaluation.batch_size
+        size = meshes.rounded_up(config.evaluation.batch_size, self.mesh)
         loaded = evaluation_batches(
             self.records,
             size,

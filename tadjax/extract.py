@@ -151,7 +151,7 @@ class Extractor:
         self._config = alone
         self._sampling = sampling_of(alone, train=False)
         self._sharding = meshes.batch_sharding(mesh)
-        self._batch_size = -(-alone.evaluation.batch_size // mesh.size) * mesh.size
+        self._batch_size = meshes.rounded_up(alone.evaluation.batch_size, mesh)
         self._steps = jax.jit(spread(localizer, mesh).steps)
         self.rules = rules_of(alone, self._sampling, localizer.backbone.width, digest(backbone))
         self.failed: list[str] = []  # a sentence for each video that could not be used

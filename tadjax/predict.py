@@ -126,14 +126,13 @@ class Predictor:
     def __init__(self, run: Run):
         config = run.config
         mesh = meshes.make_mesh(config.mesh)
-        size = meshes.videos_at_once(mesh)
         self.classes = run.classes
         self._params = run.params
         self._config = config
         self._sampling = sampling_of(config, train=False)
         self._settings = PostSettings(**config.post)
         self._sharding = meshes.batch_sharding(mesh)
-        self._batch_size = -(-config.evaluation.batch_size // size) * size
+        self._batch_size = meshes.rounded_up(config.evaluation.batch_size, mesh)
         self._candidates = jax.jit(spread(run.localizer, mesh).candidates)
 
     def predict(

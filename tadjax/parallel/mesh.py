@@ -100,6 +100,12 @@ def videos_at_once(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in VIDEOS[0])
 
 
+def rounded_up(batch_size: int, mesh: Mesh) -> int:
+    """The size of a batch that is not trained on (config.evaluation.batch_size), made to split evenly over the mesh."""
+    parts = videos_at_once(mesh)
+    return -(-batch_size // parts) * parts
+
+
 def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

@@ -207,10 +207,10 @@ def test_processes_of_a_slurm_step_exchange_data_and_end_together(tmp_path):
 
 
 def test_evaluation_spread_over_processes_finds_exactly_what_one_finds(small, tmp_path):
-    """Also where the windows, five, do not divide by the batch, nor the videos by the processes."""
+    """Also where the windows, five, do not divide by the batch, nor that and the videos by the processes."""
     config = small.copy_and_resolve_references()
     config.post.pre_nms_thresh, config.evaluation.tiou = 0.0, (0.1, 0.3)
-    config.data.eval_subset = "training"
+    config.data.eval_subset, config.evaluation.batch_size = "training", 3
     configs.save(config, tmp_path / "config.json")
     address = "localhost:0"
     for count in (1, 2):
