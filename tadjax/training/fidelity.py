@@ -65,7 +65,7 @@ def at(config: Any, name: str) -> Any:
     low.lofi.schedule = "full"
     if name == "full":
         return low
-    r_t, r_s = config.lofi[name]
+    r_t, r_s = int(config.lofi[name][0]), config.lofi[name][1]
     window, head, memory = low.window, low.head, low.memory
 
     def side(pixels: float) -> int:

@@ -60,6 +60,9 @@ def test_windows_of_frames_cover_the_same_stretch_and_sides_are_whole_patches():
         assert 48 // r_t % at.memory.clips_per_group == 0
         assert at.lofi.schedule == "full"
     assert config.window.stride == 4 and config.lofi.schedule == "c_long"
+    config.lofi.t = (4.0, 1)  # as a whole number may be written
+    configs.check(config, configs.reference())
+    assert fidelity.at(config, "t").window.frames == 768 // 4
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
