@@ -21,8 +21,8 @@ from ml_collections import config_flags
 from tadjax import config as configs
 from tadjax.errors import ConfigError, DiskError, TadjaxError
 
-# What a disk may say to any writer, at any time: nothing that a traceback would explain.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+# What a disk may say to any writer, the last two of a --workdir that is a file: nothing that a traceback would explain.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EEXIST, errno.ENOTDIR)
 MODES = ("train", "evaluate", "predict", "extract", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(

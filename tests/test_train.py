@@ -196,6 +196,13 @@ def test_a_workdir_of_another_config_is_refused(finished, small_config):
     assert "workers" not in str(error.value)
 
 
+def test_a_workdir_that_is_a_file_is_one_sentence(small_config, tmp_path):
+    (tmp_path / "run").touch()
+    done = subprocess.run(command(small_config, tmp_path / "run"), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'run'}: File exists; the same command goes on"), done.stderr
+
+
 def test_weights_must_be_named_or_random_ones_wanted(small_config, tmp_path):
     small_config.backbone.random_init = False
     small_config.backbone.weights = ""
