@@ -63,6 +63,9 @@ def train(
     classes = decide_classes(config)
     if "backbone" not in start and not (workdir / "frozen").exists():  # otherwise the run has its backbone already
         check_weights(config)
+    mesh = meshes.make_mesh(config.mesh)
+    meshes.check_batch(config.optim, mesh)
+    localizer = spread(build(config, len(classes)), mesh)  # a config that it refuses leaves no workdir behind
     with hosts.in_order():
         check_workdir(config, workdir)
         write_classes(workdir, classes)
@@ -75,9 +78,6 @@ def train(
     epoch = steps_per_epoch(next(iter(streams.values())), config.optim.batch_size)
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
-    mesh = meshes.make_mesh(config.mesh)
-    meshes.check_batch(config.optim, mesh)
-    localizer = spread(build(config, len(classes)), mesh)
     evaluator = Evaluator(config, localizer, mesh, classes, index)
     tx = make_optimizer(config.optim, epoch)
     train_step = step_of_any_shape(

@@ -196,6 +196,14 @@ def test_a_workdir_of_another_config_is_refused(finished, small_config):
     assert "workers" not in str(error.value)
 
 
+def test_a_config_that_is_refused_leaves_no_workdir_behind(small_config, tmp_path):
+    """Otherwise the corrected one would be refused as another run's."""
+    small_config.adaptation.layers = (0, 99)
+    with pytest.raises(ConfigError, match="the backbone has layers 0 to 3"):
+        train(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_that_is_a_file_is_one_sentence(small_config, tmp_path):
     (tmp_path / "run").touch()
     done = subprocess.run(command(small_config, tmp_path / "run"), cwd=ROOT, capture_output=True, text=True)
