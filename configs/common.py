@@ -214,7 +214,7 @@ def base() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.eval_from_epoch = 40
-    train.eval_every_epochs = 2
+    train.eval_every_epochs = 2  # evaluated are the epochs that it divides, and the last one
     train.checkpoint_every = 200  # steps
     train.keep_last = 2
     train.keep_best = 1  # by average mAP

@@ -216,12 +216,13 @@ def view(config: Any, mesh: jax.sharding.Mesh) -> Callable[[Batch], jax.Array]:
 
 
 def evaluates_after(config: Any, step: int, epoch: int) -> bool:
-    """Whether an evaluation follows this step: every so many epochs from a first one on, and at the very end."""
+    """Whether an evaluation follows this step: after every so many epochs, not before the first one that counts, and at
+    the very end."""
     done, into = divmod(step, epoch)
     if into:
         return False
     first, every = config.train.eval_from_epoch, config.train.eval_every_epochs
-    return done == config.optim.epochs or (done >= max(first, 1) and (done - first) % every == 0)
+    return done == config.optim.epochs or (done >= max(first, 1) and done % every == 0)
 
 
 def weights_of(state: TrainState, config: Any) -> dict:

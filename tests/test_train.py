@@ -134,6 +134,23 @@ def test_evaluation_of_the_workdir_gives_the_numbers_of_its_best_checkpoint(fini
     assert load_run(config, workdir, best=False).step == 12
 
 
+@pytest.mark.parametrize(
+    ("first", "every", "epochs", "evaluated"),
+    [
+        (39, 5, 60, [40, 45, 50, 55, 60]),  # THUMOS14, frozen and fine-tuned
+        (37, 2, 50, [38, 40, 42, 44, 46, 48, 50]),  # 1536 x 224
+        (19, 2, 23, [20, 22, 23]),
+        (0, 1, 2, [1, 2]),
+    ],
+)
+def test_evaluations_follow_the_epochs_that_the_published_ones_follow(small_config, first, every, epochs, evaluated):
+    """OpenTAD's: those that `every` divides; here also the first one itself, and the last."""
+    small_config.train.eval_from_epoch, small_config.train.eval_every_epochs = first, every
+    small_config.optim.epochs = epochs
+    steps = [step for step in range(1, 3 * epochs + 1) if training.evaluates_after(small_config, step, 3)]
+    assert steps == [3 * epoch for epoch in evaluated]
+
+
 @pytest.mark.parametrize("killed_at", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path, killed_at):
     config, undisturbed, _ = finished
