@@ -1,7 +1,7 @@
 """What a run keeps on disk, and how it comes back exactly.
 
     WORKDIR/config.json, classes.txt   what was trained
-    WORKDIR/frozen/                    the frozen collections, written once; frozen.checksums.json
+    WORKDIR/frozen/                    the frozen collections, written as a run begins; frozen.checksums.json
     WORKDIR/checkpoints/STEP/          trained (float32), ema, resume (optimizer, head state, counters), metrics
 
     WORKDIR/damaged/STEP/              checkpoints that could not be read, set aside
@@ -202,15 +202,15 @@ class Checkpoints:
 
 
 def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
-    """Writes the frozen collections once; does nothing if they are there or nothing is frozen."""
+    """Writes the frozen collections, if anything is frozen, in place of those of a run that came to no checkpoint."""
     target = pathlib.Path(workdir).resolve() / "frozen"
-    if not jax.tree.leaves(frozen) or hosts.of_first(target.exists()):
+    if not jax.tree.leaves(frozen):
         return
     if hosts.is_first():
         target.parent.mkdir(parents=True, exist_ok=True)
         checksums.write(target, checksums.of_tree(frozen))
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(target, frozen)
+        checkpointer.save(target, frozen, force=True)
 
 
 def load_frozen(workdir: pathlib.Path, like: dict) -> dict:

@@ -61,7 +61,7 @@ def train(
     """
     start, index = start or {}, index or workdir / "index"
     classes = decide_classes(config)
-    if "backbone" not in start and not (workdir / "frozen").exists():  # otherwise the run has its backbone already
+    if "backbone" not in start and not (workdir / "checkpoints").exists():  # otherwise the run has its backbone already
         check_weights(config)
     mesh = meshes.make_mesh(config.mesh)
     meshes.check_batch(config.optim, mesh)

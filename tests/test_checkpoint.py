@@ -160,12 +160,10 @@ def test_a_folder_without_checkpoints_says_so(tmp_path):
         Checkpoints(tmp_path, read_only=True).weights({})
 
 
-def test_the_frozen_collections_are_written_once(tmp_path):
+def test_the_frozen_collections_are_those_written_last(tmp_path):
     frozen = state_at(1).frozen
-    save_frozen(tmp_path, frozen)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "frozen").rglob("*")}
     save_frozen(tmp_path, jax.tree.map(lambda a: 2 * a, frozen))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "frozen").rglob("*")} == before
+    save_frozen(tmp_path, frozen)
     restored = load_frozen(tmp_path, frozen)
     assert restored["backbone"]["kernel"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(restored["backbone"]["kernel"], frozen["backbone"]["kernel"])

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 
 from tadjax import config as configs
+from tadjax import weights
+from tadjax.backbones.vit import SIZES
 from tadjax.checkpoint import Checkpoints, load_frozen
 from tadjax.errors import ConfigError, TadjaxError
 from tadjax.evaluate import evaluate_run
+from tadjax.localizer import build
 from tadjax.parallel import hosts
 from tadjax.runs import load_run
 from tadjax.train import train
@@ -224,6 +228,50 @@ def test_a_workdir_that_is_a_file_is_one_sentence(small_config, tmp_path):
     done = subprocess.run(command(small_config, tmp_path / "run"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path / 'run'}: File exists; the same command goes on"), done.stderr
+
+
+class Begun(Exception):
+    """Raised in place of the loop."""
+
+
+def begin(config, workdir: pathlib.Path, *, saves: bool):
+    """The state that a run begins its loop with; `saves`: as a checkpoint, too."""
+
+    def loop(config, workdir, state, train_step, batches, evaluator, checkpoints, *_):
+        batches.close()
+        if saves:
+            checkpoints.save(state)
+        raise Begun(state)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Begun) as begun:
+        patch.setattr(training, "loop", loop)
+        train(config, workdir)
+    return begun.value.args[0]
+
+
+@pytest.fixture
+def two_weights(small_config, tmp_path) -> list[str]:
+    """Folders of weights of the tiny backbone, and the config told to take some."""
+    geometry = {"backbone": {**SIZES["tiny"], "image": small_config.backbone.image}}
+    backbone = build(small_config, 1).backbone
+    for name in "ab":
+        weights.save(tmp_path / name, {"backbone": backbone.init(jax.random.key(ord(name)))}, geometry, layout="random")
+    small_config.backbone.random_init = False
+    return [str(tmp_path / name) for name in "ab"]
+
+
+def test_a_run_without_a_checkpoint_begins_anew_also_with_other_weights(small_config, two_weights, tmp_path):
+    """What was kept of the first weights would else take their place when the run resumes or is evaluated."""
+    for small_config.backbone.weights in two_weights:
+        state = begin(small_config, tmp_path / "run", saves=False)
+        assert_same_bits(load_frozen(tmp_path / "run", state.frozen), state.frozen)
+
+
+def test_a_run_resumes_where_the_weights_it_began_with_are_gone(small_config, two_weights, tmp_path):
+    small_config.adaptation.method, small_config.backbone.weights = "full", two_weights[0]
+    state = begin(small_config, tmp_path / "run", saves=True)
+    shutil.rmtree(two_weights[0])
+    assert_same_bits(begin(small_config, tmp_path / "run", saves=False).trained, state.trained)
 
 
 def test_weights_must_be_named_or_random_ones_wanted(small_config, tmp_path):

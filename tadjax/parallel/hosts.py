@@ -109,11 +109,6 @@ def in_order() -> Iterator[None]:
         multihost_utils.sync_global_devices("process 0 is through")
 
 
-def of_first(value: bool) -> bool:
-    """Process 0's value on all: what they do together must not depend on when each of them looked at the disk."""
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
-
-
 def rows_here(batch: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """The rows that lie on this process's devices, in order, of arrays that are sharded by rows at most."""
     parts = {name: {s.index[0].start or 0: s.data for s in array.addressable_shards} for name, array in batch.items()}

@@ -47,7 +47,6 @@ with hosts.together():
     found = {
         "count": hosts.count(),
         "seen": seen,
-        "of_first": hosts.of_first(me == 0),
         "rows_here": hosts.rows_here({"rows": spread})["rows"].tolist(),
         "all_rows": hosts.all_rows(spread).tolist(),
         "gathered": [{name: [array.tolist(), str(array.dtype)] for name, array in one.items()} for one in gathered],
@@ -198,7 +197,6 @@ def test_processes_of_a_slurm_step_exchange_data_and_end_together(tmp_path):
     assert [one["rows_here"] for one in found] == [[[0, 1, 2], [3, 4, 5]], [[6, 7, 8], [9, 10, 11]]]
     for one in found:
         assert one["count"] == 2
-        assert one["of_first"] is True
         assert one["all_rows"] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
         assert one["gathered"] == [
             {"a": [[0.0], "float64"], "b": [[], "int64"]},
