@@ -38,7 +38,7 @@ from tadjax.runs import (
 from tadjax.training import fidelity
 from tadjax.training.fidelity import Records
 from tadjax.training.log import Clock, MetricsLog, Spikes, Trace, progress
-from tadjax.training.optimizer import group_of, make_optimizer, path_of, schedules
+from tadjax.training.optimizer import HELD, group_of, make_optimizer, path_of, schedules
 from tadjax.training.state import TrainState, create, make_train_step, split
 
 
@@ -329,7 +329,7 @@ def describe(state: TrainState, config: Any, localizer: Localizer, records: int,
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.trained)[0]:
         group = group_of(path_of(path))
         counts[group] = counts.get(group, 0) + leaf.size
-    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen)) + counts.pop("statistics", 0)
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen)) + counts.pop(HELD, 0)
     trained = ", ".join(f"{group} {count:,}" for group, count in counts.items())
     start = f", resuming at step {step:,}" if step else ""
     attention = f"; attention: {localizer.backbone.attention}" if isinstance(localizer.backbone, Vit) else ""

@@ -13,6 +13,7 @@ import pytest
 from configs.common import OTHER_BACKBONES
 from tadjax import config as configs
 from tadjax.localizer import build
+from tadjax.training.optimizer import HELD, labels, path_of
 from tests.conftest import ROOT
 from tests.test_config import load
 
@@ -104,6 +105,18 @@ def test_the_backbone_is_the_published_one(recipe):
     assert jax.eval_shape(backbone.embed, jax.eval_shape(backbone.init, jax.random.key(0)), frame)
     mean, std = (np.asarray(getattr(backbone, name, scale[name])) for name in ("mean", "std"))
     np.testing.assert_array_equal((mean, std), (scale["mean"], scale["std"]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_norms_are_held_where_the_setting_evaluates_them(recipe):
+    backbone = build(load(ROOT / "configs" / f"{VARIANTS[recipe][0]}.py", VARIANTS[recipe][1]), 20, "cpu").backbone
+    shapes = jax.eval_shape(backbone.init, jax.random.key(0))
+    groups = {
+        path_of(path): group for path, group in jax.tree_util.tree_flatten_with_path(labels({"backbone": shapes}))[0]
+    }
+    norms = {path for path in groups if "norm" in path}
+    assert RECIPES[recipe]["backbone"]["custom"]["norm_eval"] and len(norms) > 10
+    assert {path for path, group in groups.items() if group == HELD} == norms
 
 
 @pytest.mark.parametrize("word", OTHER_BACKBONES)

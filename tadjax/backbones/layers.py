@@ -57,8 +57,7 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm in inference mode: a video at a time is no sample to take statistics of.
 
-    The statistics are parameters (so they are loaded, saved and sharded as such) that no gradient reaches; full
-    fine-tuning trains the scale and the bias, which can make up for any change of theirs.
+    The statistics are parameters (so they are loaded, saved and sharded as such) that no gradient reaches.
     """
 
     epsilon: float = 1e-5

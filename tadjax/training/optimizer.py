@@ -1,8 +1,9 @@
 """What is trained, and how fast: groups of parameters, their learning rates, AdamW (or Adam, SGD), clipping.
 
 The groups are OpenTAD's: all adapter parameters in one group with weight decay (their biases too); of the head, the
-weights of linear layers and convolutions decay, while biases, norms and scales do not. Statistics of batch norm are no
-matter of gradients: full fine-tuning leaves them those of the pre-training, as published, and moves scales and biases.
+weights of linear layers and convolutions decay, while biases, norms and scales do not. Full fine-tuning moves a ViT's
+norms, and leaves those of all other backbones, with batch norm's statistics, as the pre-training left them: OpenTAD's
+settings say so (`norm_eval`); LoFi-E2E's paper says nothing.
 Adam and SGD are what G-TAD and LoFi-E2E were published with: weight decay there is PyTorch's, an L2 term of the loss,
 and acts on everything.
 """
@@ -14,10 +15,11 @@ from typing import Any
 import jax
 import optax
 
+HELD = "held"  # no gradient reaches it, and no decay
 # The first pattern that matches a parameter's path names its group. Every trained parameter must be covered.
 GROUPS = (
     (r"adapter/.*", "adapter"),
-    (r"backbone/.*/(mean|var)", "statistics"),
+    (r"backbone/(?!blocks/)(.*/)?norm\d?/.*", HELD),
     (r"backbone/.*", "backbone"),
     (r"head/(.*/)?kernel", "head_decay"),
     (r"head/.*", "head_no_decay"),
@@ -39,6 +41,11 @@ def group_of(path: str) -> str:
 def labels(params: Any) -> Any:
     """The tree of group names for a tree of trained parameters."""
     return jax.tree_util.tree_map_with_path(lambda path, _: group_of(path_of(path)), params)
+
+
+def hold(params: Any) -> Any:
+    """The same trained parameters, without a way for gradients to those that are held."""
+    return jax.tree.map(lambda a, group: jax.lax.stop_gradient(a) if group == HELD else a, params, labels(params))
 
 
 def warmup_cosine(base: float, warmup: int, total: int, minimum: float) -> Callable[[Any], Any]:
@@ -83,7 +90,7 @@ def make_optimizer(optim: Any, steps_per_epoch: int) -> optax.GradientTransforma
     groups = {
         name: _optimizer(optim, schedule, decay[name]) for name, schedule in schedules(optim, steps_per_epoch).items()
     }
-    groups["statistics"] = optax.set_to_zero()
+    groups[HELD] = optax.set_to_zero()
     # Clipping stands outside of the partition: inside, it would clip each group by its own norm.
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     return optax.chain(clip, optax.partition(groups, labels))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tadjax.localizer import Batch, Localizer
+from tadjax.training.optimizer import hold
 
 
 @flax.struct.dataclass
@@ -84,7 +85,7 @@ def make_train_step(
     def loss(trained: dict, frozen: dict, head_state: dict, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
         frames = view(batch) if view is not None else batch["frames"]
         losses, head_state = localizer.losses(
-            {**frozen, **trained}, head_state, {**batch, "frames": frames}, rng=None if deterministic else rng
+            {**frozen, **hold(trained)}, head_state, {**batch, "frames": frames}, rng=None if deterministic else rng
         )
         return losses["loss"], (losses, head_state)
 
