@@ -30,6 +30,7 @@ from tadjax import config as configs
 from tadjax import weights
 from tadjax.data.decode_speed import any_video, decoding_processes, decoding_speed
 from tadjax.data.features import feature_folder
+from tadjax.data.loader import shared_records
 from tadjax.data.prepare import DATASETS
 from tadjax.data.records import canvas_size, locate_videos, sampling_of
 from tadjax.data.video import probe
@@ -148,7 +149,7 @@ def shared_memory(config: Any) -> Iterator[Finding]:
     window = sampling.frames * height * width * 3
     if features is not None:
         window = sampling.feature_length * features.width * 4
-    needed = window * config.data.workers * config.data.prefetch + window * config.optim.batch_size
+    needed = window * shared_records(config.data.workers, config.data.prefetch, config.optim.batch_size)
     if not pathlib.Path("/dev/shm").exists():
         return
     free = shutil.disk_usage("/dev/shm").free

@@ -124,10 +124,14 @@ def test_a_wrong_field_ends_the_examination_of_the_config(small_config):
 
 
 def test_little_shared_memory_is_wrong(small_config, monkeypatch):
-    small_config.data.workers = 8
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=64 << 10))
-    (finding,) = wrong(doctor.shared_memory(small_config))
-    assert "--shm-size" in finding.remedy
+    small_config.data.workers, small_config.data.prefetch, small_config.optim.batch_size = 3, 1, 2
+    window = 32 * 36 * 48 * 3  # frames, height, width, colours
+    for free, right in ((14 * window, True), (14 * window - 1, False)):  # 14 were measured
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
+        (finding,) = doctor.shared_memory(small_config)
+        assert finding.right == right and ("--shm-size" in finding.remedy) != right
+    small_config.data.workers = 0
+    assert not wrong(doctor.shared_memory(small_config))
 
 
 def test_an_accelerator_that_jax_does_not_see_is_wrong(monkeypatch):

@@ -4,8 +4,7 @@ Global batch s holds records s * B ... s * B + B - 1 of the stream (records.py).
 each: Share(p, P) has rows p * B / P up to (p + 1) * B / P. Neither the number of workers nor that of processes or
 devices changes what a batch holds, and a run starts at any step at no cost: resume needs the step number only.
 
-A worker process decodes whole records and hands the frames over through shared memory (/dev/shm): room for about
-(2 * prefetch + 2) * workers records is needed there.
+A worker process decodes whole records and hands the frames over through shared memory (/dev/shm): see `shared_records`.
 """
 
 import gc
@@ -174,6 +173,11 @@ def evaluation_batches(
     The last global batch is filled up with rows whose `real` is false, so every process gets as many batches as any.
     """
     return _batches(records, batch_size, 0, -(-len(records) // batch_size), share, workers, prefetch)
+
+
+def shared_records(workers: int, prefetch: int, rows: int) -> int:
+    """How many records lie in shared memory at once, at most; rows: of a batch, in this process. As measured."""
+    return (2 * prefetch + 2) * workers + rows if workers else 0
 
 
 def steps_per_epoch(records: TrainSet, batch_size: int) -> int:
