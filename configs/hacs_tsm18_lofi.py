@@ -16,7 +16,6 @@ def get_config(variant: str = ""):
     config.data.classes = "data/hacs/classes.txt"
     config.data.videos = "data/hacs/videos"
     config.data.blocked = "data/hacs/blocked.txt"
-    config.data.prefix = ""
     config.classifier.layout, config.classifier.topk = "tcanet", 3
     config.classifier.path = "data/hacs/classifiers/validation94.32.json"
     return config

@@ -8,7 +8,7 @@ import pytest
 from tadjax import config as configs
 from tadjax.data.annotations import Video, load_annotations
 from tadjax.data.formats import read_instances
-from tadjax.data.prepare import check_videos, main
+from tadjax.data.prepare import DATASETS, check_videos, main
 from tadjax.data.recipe import instance_lengths, rates, suggest
 from tadjax.data.video import probe, read_frames
 from tadjax.data.video_folder import video_files
@@ -16,7 +16,7 @@ from tadjax.errors import DataError
 from tests.data.test_publishers import clip as moment_clip
 from tests.data.test_publishers import moments
 from tests.data.test_video import make, number_of
-from tests.test_config import load
+from tests.test_config import FILES, load
 
 CSV = "video,start,end,label\nvideo0.mp4,0.5,2,left\nvideo0,3,4.5,right\nfilms/video1.mp4,1,2.5,left\n"
 WANTED = [("video0", 0.5, 2.0, "left"), ("video0", 3.0, 4.5, "right"), ("video1", 1.0, 2.5, "left")]
@@ -160,6 +160,18 @@ def test_a_public_data_set_is_checked_against_its_videos(small_data, tmp_path, c
     assert "lasts 9.80 s, annotated are 60.00 s" in by_kind["durations that disagree"][0]
     assert main(["thumos", "--root", str(tmp_path)]) == 1
     assert (tmp_path / "blocked.txt").read_text() == "video0\nvideo1\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_is_checked_is_what_the_configs_read(path):
+    """The same files under the same names, in the same subsets; MultiTHUMOS's videos lie with THUMOS14's."""
+    data = load(path).data
+    for known in DATASETS.values():
+        if data.annotations == f"{known.root}/{known.annotations}":
+            assert data.classes == f"{known.root}/{known.classes}"
+            assert (data.train_subset, data.eval_subset) == known.subsets
+            assert not data.videos or data.videos in (f"{known.root}/videos", "data/thumos14/videos")
+            assert not data.videos or data.prefix == known.prefix
 
 
 def test_publishers_files_are_converted_once_and_then_checked(small_data, tmp_path, capsys):
