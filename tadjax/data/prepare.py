@@ -294,6 +294,7 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.base()
     config.data.name = {json.dumps(output.name)}
     config.data.annotations = {json.dumps(str(output / "annotations.json"))}
@@ -309,7 +310,7 @@ def get_config(variant: str = ""):
     config.head.max_length = {sizes.feature_length}
     config.head.convs = (2, 2, {sizes.levels - 1})
     config.head.regression_ranges = {sizes.regression_ranges}
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config
 '''
     path = output / "config.py"
     path.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from tadjax.data.prepare import DATASETS, check_videos, main
 from tadjax.data.recipe import instance_lengths, rates, suggest
 from tadjax.data.video import probe, read_frames
 from tadjax.data.video_folder import video_files
-from tadjax.errors import DataError
+from tadjax.errors import ConfigError, DataError
 from tests.data.test_publishers import clip as moment_clip
 from tests.data.test_publishers import moments
 from tests.data.test_video import make, number_of
@@ -118,6 +118,8 @@ def test_a_custom_data_set_ends_with_a_config_that_is_right(small_data, tmp_path
     for variant in ("", "tiny"):
         config = load(output / "config.py", variant)
         configs.check(config, configs.reference())
+    with pytest.raises(ConfigError, match="'tinny' is none of this config's variants"):
+        load(output / "config.py", "tinny")
     config = load(output / "config.py")
     assert (output / "classes.txt").read_text().split() == ["left", "right"]
     train = load_annotations(config.data.annotations, config.data.train_subset, config.data.classes)
