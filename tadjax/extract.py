@@ -90,7 +90,8 @@ def extract_videos(
     found = sum(job.found for job in jobs)
     print(f"{len(jobs) - found - len(extractor.failed)} videos extracted, {found} were there already -> {folder}")
     if failures:
-        print(f"error: {len(failures)} of {len(jobs)} videos could not be used", file=sys.stderr)
+        tried = len(jobs) + len(failures) - len(extractor.failed)
+        print(f"error: {len(failures)} of {tried} videos could not be used", file=sys.stderr)
     return failures
 
 

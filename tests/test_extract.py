@@ -205,8 +205,11 @@ def test_a_bad_video_is_one_sentence_and_the_rest_goes_on(frame, small_data, tmp
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"nothing that FFmpeg knows")
     (tmp_path / "videos" / "good.mp4").write_bytes((small_data / "videos" / "video0.mp4").read_bytes())
     videos = (str(tmp_path / "videos"),)
-    [failure] = extract_videos(frame.videos, tmp_path, videos)
-    assert "broken.mp4" in failure and failure in capsys.readouterr().err
+    missing, broken = extract_videos(frame.videos, tmp_path, (*videos, str(tmp_path / "gone.mp4")))
+    printed = capsys.readouterr().err
+    assert "gone.mp4" in missing and missing in printed
+    assert "broken.mp4" in broken and broken in printed
+    assert "2 of 3 videos could not be used" in printed
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == [
         "features.json",
         "good.info.json",
