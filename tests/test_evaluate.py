@@ -44,6 +44,17 @@ def evaluator(config, tmp_path) -> Evaluator:
     return Evaluator(config, localizer, meshes.make_mesh(config.mesh), classes, tmp_path / "index")
 
 
+def perfect(found: Evaluator) -> dict[str, Detections]:
+    """The instances of CLASSES themselves, each with score 1."""
+    truth = found.truth
+    labels = np.array([CLASSES.index(name) if name in CLASSES else -1 for name in truth.classes])[truth.labels]
+    detections = {}
+    for number, video in enumerate(truth.videos):
+        mine = (truth.video == number) & (labels >= 0)
+        detections[video] = Detections(truth.segments[mine], np.ones(mine.sum()), labels[mine])
+    return detections
+
+
 def write_classifier(config, tmp_path, scores: dict) -> None:
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"class": list(CLASSES), "results": scores}))
@@ -89,20 +100,22 @@ def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(con
         read_subset(config, "training", CLASSES)
 
 
+def test_what_is_ambiguous_is_no_class_to_be_found(config, small_data, tmp_path):
+    """As in training: THUMOS14 marks so what is neither an action nor certainly none."""
+    content = json.loads((small_data / "annotations.json").read_text())
+    for entry in content["database"].values():
+        entry["annotations"].append({"segment": [0.1, 0.9], "label": "Ambiguous"})
+    config.data.annotations = str(tmp_path / "annotations.json")
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    found = evaluator(config, tmp_path)
+    assert set(found.truth.classes) <= set(CLASSES)
+    assert found.score(perfect(found))["average_mAP"] == pytest.approx(100)
+
+
 def test_recall_of_the_best_detections_stands_beside_mAP(config, tmp_path):
     config.evaluation.recall_kx = (1, 5)
     found = evaluator(config, tmp_path)
-    truth = found.truth
-    names = np.array(truth.videos)[truth.video]
-    perfect = {
-        video: Detections(
-            segments=truth.segments[names == video],
-            scores=np.ones((names == video).sum()),
-            labels=np.array([CLASSES.index(truth.classes[label]) for label in truth.labels[names == video]]),
-        )
-        for video in truth.videos
-    }
-    assert found.score(perfect) == {
+    assert found.score(perfect(found)) == {
         "average_mAP": pytest.approx(100),
         "mAP@0.50": pytest.approx(100),
         "recall@1x@0.50": 100,
