@@ -37,7 +37,7 @@ def base() -> ConfigDict:
     data.cache = ""  # folder for decoded windows that come again (all but random_trunc's); "" decodes them each time
     data.cache_gib = 50.0  # room for them; what does not fit is decoded each time
     data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
-    data.blocked = ""  # file with one video name a line: left out of training and evaluation (missing on the internet)
+    data.blocked = ""  # file of videos left out of training and evaluation, one name a line (or .json: a list)
     data.train_subset = "training"
     data.eval_subset = "validation"
     data.fps = (

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from tadjax import config as configs
 from tadjax import weights
 from tadjax.checkpoint import Checkpoints, load_frozen
-from tadjax.data.annotations import Annotations, load_annotations
+from tadjax.data.annotations import Annotations, load_annotations, read_names
 from tadjax.data.built import read_built
 from tadjax.data.features import differences, read_rules, rules_of
 from tadjax.data.records import sampling_of
@@ -189,15 +189,15 @@ def read_subset(config: Any, subset: str, classes: tuple[str, ...]) -> Annotatio
 
 
 def read_blocked(config: Any) -> frozenset[str]:
-    """Names of the videos that config.data.blocked leaves out, one a line; none without such a file."""
+    """Names of the videos that config.data.blocked leaves out; none without such a file."""
     if not config.data.blocked:
         return frozenset()
     try:
-        return frozenset(pathlib.Path(config.data.blocked).read_text(encoding="utf-8").split("\n")) - {""}
-    except OSError as error:
+        return read_names(config.data.blocked)
+    except DataError as error:
         raise DataError(
-            f"config.data.blocked: {config.data.blocked} cannot be read ({error.strerror}); it lists videos to leave "
-            "out, one name a line. python -m tadjax.data.prepare writes it; set it to '' if none are missing"
+            f"config.data.blocked: {error}; it lists videos to leave out, one name a line. "
+            "python -m tadjax.data.prepare writes it; set it to '' if none are missing"
         ) from None
 
 

@@ -96,7 +96,7 @@ def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(con
     assert [v.name for v in read_subset(config, "validation", CLASSES).videos] == ["video5"]
     assert ground_truth(config, CLASSES).videos == ("video5",)
     config.data.blocked = str(tmp_path / "none.txt")
-    with pytest.raises(DataError, match=r"config.data.blocked: .*none.txt cannot be read"):
+    with pytest.raises(DataError, match=r"config.data.blocked: .*none.txt: no such file; it lists videos"):
         read_subset(config, "training", CLASSES)
 
 

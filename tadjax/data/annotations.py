@@ -174,6 +174,23 @@ def read_classes(classes: str | PathLike[str] | Sequence[str]) -> tuple[str, ...
     return names
 
 
+def read_names(path: str | PathLike[str]) -> frozenset[str]:
+    """Names of videos: one a line; or, in a .json file, a list, as OpenTAD takes those that are blocked."""
+    if str(path).endswith(".json"):
+        names = read_json(path)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{path}: not a JSON list of names of videos")
+        return frozenset(names)
+    try:
+        return frozenset(Path(path).read_text(encoding="utf-8").splitlines()) - {""}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+
+
 def _parse_video(
     file: str, name: str, entry: Mapping[str, Any], label_of: dict[str, int]
 ) -> tuple[Video, list[Defect]]:

@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 
+from tadjax.data.annotations import read_names
 from tadjax.detections.results import Results, read_results
 from tadjax.errors import ConfigError, DataError, TadjaxError
 from tadjax.files import read_json
@@ -40,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--tiou", help="thresholds, 0.3:0.7:0.1 or 0.3,0.5 (default: those of the rules)")
     parser.add_argument("--recall", type=int, nargs="*", default=[1, 5], metavar="K", help="top-kx recall (1 5)")
     parser.add_argument("--proposals", type=int, default=100, help="average recall up to so many a video (100)")
-    parser.add_argument("--blocked", help="JSON list of videos that do not count")
+    parser.add_argument("--blocked", help="file of videos that do not count, one a line, or a JSON list")
     parser.add_argument("--brief", action="store_true", help="no table of the classes")
     parser.add_argument("--json", help="write everything, in percent; a list if there are several results files")
     parser.add_argument("--csv", help="write results,metric,class,tiou,percent")
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.diagnose and pathlib.Path(args.figure).suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"--figure {args.figure}: pictures are written as .png, .svg or .pdf")
     source = read_json(args.ground_truth)
-    blocked = read_blocked(args.blocked)
+    blocked = read_names(args.blocked) if args.blocked else frozenset()
     evaluations: list[Evaluation] = []
     diagnoses: dict[str, Diagnosis] = {}
     status = 0
@@ -107,14 +108,6 @@ def run(args: argparse.Namespace) -> int:
         return 2
     write(args, evaluations, diagnoses)
     return status
-
-
-def read_blocked(path: str | None) -> frozenset[str]:
-    """Names of videos that do not count, from a JSON list. Raises DataError."""
-    names = read_json(path) if path else []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: not a JSON list of names of videos")
-    return frozenset(names)
 
 
 def read_pair(

@@ -31,6 +31,9 @@ def folder(tmp_path):
     write("two.json", {"database": {**TRUTH["database"], "w": {"subset": "train", "annotations": []}}})
     write("nothing.json", {"results": {"v": []}})
     write("malformed.json", {"results": {"v": [{"segment": [0, 2]}]}})
+    write("both.json", {"database": {**TRUTH["database"], "w": TRUTH["database"]["v"]}})
+    write("blocked.json", ["w"])  # as OpenTAD takes it
+    (tmp_path / "blocked.txt").write_text("w\n")  # as tadjax.data.prepare writes it
     return tmp_path
 
 
@@ -77,6 +80,9 @@ def test_rules_and_thresholds(tmp_path):
         ("good.json truth.json --tiou half", 2, "--tiou half"),
         ("good.json truth.json --subset train", 2, "no subset 'train'"),
         ("good.json truth.json --blocked truth.json", 2, "not a JSON list"),
+        ("good.json both.json --blocked blocked.txt", 0, "1 instances of 1 classes in 1 videos"),
+        ("good.json both.json --blocked blocked.json", 0, "1 instances of 1 classes in 1 videos"),
+        ("good.json both.json --blocked none.txt", 2, "none.txt: no such file"),
         ("good.json truth.json --diagnose --figure x.bmp", 2, ".png, .svg or .pdf"),
     ],
 )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tadjax.data.annotations import derive_classes, load_annotations, read_classes, read_database
+from tadjax.data.annotations import derive_classes, load_annotations, read_classes, read_database, read_names
 from tadjax.data.builders.catalogue import CATALOGUE, Entry
 from tadjax.data.builders.write import Cutting, Source, write
 from tadjax.data.built import read_built
@@ -33,7 +33,7 @@ def read_source(name: str, root: Path, videos: Path) -> Source:
     labels = read_classes(classes) if classes.exists() else derive_classes(database, str(path))
     annotations = load_annotations(path, subsets, labels)  # what is wrong with the file is known now
     blocked = root / "blocked.txt"
-    names = frozenset(blocked.read_text(encoding="utf-8").split("\n")) - {""} if blocked.exists() else frozenset()
+    names = read_names(blocked) if blocked.exists() else frozenset()
     wanted = [video for video in annotations.videos if video.name not in names]
     files = dict(zip((video.name for video in wanted), find_videos(wanted, videos, data.prefix), strict=True))
     about = CATALOGUE.get(name, Entry(f"{root.name}: annotated videos.", "", ""))
