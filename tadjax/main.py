@@ -144,6 +144,7 @@ def main(argv: list[str]) -> int:
         print(f"error: unexpected arguments {' '.join(argv[1:])}; flags look like --mode=evaluate", file=sys.stderr)
         return 2
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: names of files may be no text
     try:
         return run()
     except DiskError as error:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -222,11 +223,14 @@ def test_names_of_results_never_collide():
 
 
 def test_the_command_line_tells_by_its_exit_status(workdir, folder):
-    """Files are written, a broken one makes the status 1; a wrong flag makes it 2."""
+    """Files are written, whatever their names; a broken one makes the status 1, a wrong flag makes it 2."""
     command = [sys.executable, "-m", "tadjax.main", f"--workdir={workdir}", "--mode=predict", "--top_k=3"]
-    videos = [f"--video={folder}/video5.mp4", f"--video={folder}/empty.mp4"]
-    done = subprocess.run([*command, *videos], capture_output=True, text=True, check=False)
+    (folder / "video6.mp4").rename(folder / os.fsdecode(b"caf\xe9.mp4"))
+    videos = [f"--video={folder}/{name}" for name in ("video5.mp4", "caf*.mp4", "empty.mp4")]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
+    done = subprocess.run([*command, *videos], capture_output=True, text=True, check=False, env=strict)
     assert done.returncode == 1, done.stderr
+    assert "caf\\udce9.mp4  0:13.4  3 detections" in done.stdout
     assert f"error: {folder}/empty.mp4: the video file is empty (0 bytes)\n" in done.stderr
     report = workdir / "predictions" / "video5" / "report.html"
     assert f"video5.mp4  0:12.5  3 detections -> {report}" in done.stdout and report.exists()

@@ -68,6 +68,7 @@ def thresholds(text: str) -> tuple[float, ...]:
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: JSON may hold what is no text
     try:
         return run(args)
     except TadjaxError as error:
@@ -129,7 +130,7 @@ def write(args: argparse.Namespace, evaluations: list[Evaluation], diagnoses: di
         pathlib.Path(args.json).write_text(json.dumps(content[0] if len(content) == 1 else content, indent=1))
         print(f"wrote {args.json}")
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
+        with open(args.csv, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("results", "metric", "class", "tiou", "percent"))
             writer.writerows(row for evaluation in evaluations for row in evaluation.to_rows())

@@ -28,6 +28,7 @@ def folder(tmp_path):
     write("nan.json", {"results": {"v": [GOOD, {**GOOD, "score": float("nan")}]}})
     write("other.json", {"results": {"x": [GOOD]}})
     write("renamed.json", {"results": {"v": [{**GOOD, "label": "jumping"}]}})
+    write("surrogate.json", {"results": {"v": [GOOD, {**GOOD, "label": "\ud83d"}]}})
     write("two.json", {"database": {**TRUTH["database"], "w": {"subset": "train", "annotations": []}}})
     write("nothing.json", {"results": {"v": []}})
     write("malformed.json", {"results": {"v": [{"segment": [0, 2]}]}})
@@ -71,6 +72,7 @@ def test_rules_and_thresholds(tmp_path):
         ("nan.json truth.json", 1, "1 entries whose score or times are not finite"),
         ("other.json truth.json", 2, "another data set"),
         ("other.json two.json", 2, "another data set"),
+        ("surrogate.json truth.json", 0, "(\\ud83d)"),
         ("renamed.json truth.json", 1, "no prediction remains; the ground truth's classes are Jump"),
         ("good.json truth.json --json no/m.json", 2, "no/m.json: cannot be written"),
         ("malformed.json truth.json", 2, 'video v, entry 0 has no "label"'),
