@@ -299,6 +299,9 @@ def digest(path: str) -> str:
 
 def main(argv: list[str]) -> int:
     """The command line; returns the exit status."""
+    if {"--help", "-h"} & set(argv):
+        print(__doc__.strip())
+        return 0
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, "A file of configs/.", flag_values=values)
     memory = flags.DEFINE_bool("memory", False, "Compile the training step.", flag_values=values)
@@ -306,10 +309,10 @@ def main(argv: list[str]) -> int:
         configs.check_overrides(argv)
         rest = values(argv)
         list(configs.fields(config.value or {}))  # a file that failed to load says so only when it is read
-    except TadjaxError as error:
+    except (TadjaxError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (flags.Error, *configs.LOADING_ERRORS) as error:
+    except configs.LOADING_ERRORS as error:
         print(f"error: {configs.loading_failure(error)}", file=sys.stderr)
         return 2
     if len(rest) > 1:

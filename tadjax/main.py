@@ -26,7 +26,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errn
 MODES = ("train", "evaluate", "predict", "extract", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; predict reads the workdir's if not given."
+    "config", None, "A file of configs/; all modes but train read the workdir's if not given."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.", required=True)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")

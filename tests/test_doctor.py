@@ -150,6 +150,8 @@ def test_an_accelerator_that_jax_does_not_see_is_wrong(monkeypatch):
         (["--config=configs/thumos_vits.py", "--config.optim.hed_lr=1"], 2, "did you mean config.optim.head_lr?"),
         (["--config=configs/thumos_vits.py"], 1, "things to mend"),
         (["stray"], 2, "unexpected arguments stray"),
+        (["--memry"], 2, "error: Unknown command line flag 'memry'. Did you mean: memory ?"),
+        (["--help"], 0, "Any leaf of the config can be overridden, as in training. Exit status 0: nothing is wrong"),
     ],
 )
 def test_the_exit_status_tells(arguments, status, message, capsys, monkeypatch):
