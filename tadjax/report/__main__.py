@@ -4,6 +4,7 @@ python -m tadjax.report RESULTS.json [BASELINE.json ...] --ground_truth=GT.json 
 """
 
 import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found, classes = _of_video(read_results(path), args.video, classes, path)
             methods[name if name not in methods else path] = found
         span = (args.start, truth.duration if args.end is None else args.end)
-        if not span[0] < span[1]:
-            raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: the end must come after the start")
+        if not -math.inf < span[0] < span[1] < math.inf:
+            raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: seconds, the end after the start")
         draw_proposals(args.video, span, truth, methods, classes, args.output, args.top_k)
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)

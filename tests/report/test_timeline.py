@@ -1,6 +1,7 @@
 """Where the bars of the pictures stand, and what they show."""
 
 import json
+import warnings
 
 import matplotlib.image
 import numpy as np
@@ -68,6 +69,13 @@ def test_files_are_what_their_suffix_says(tmp_path):
         draw_timeline("v", 10.0, None, FOUND, CLASSES, tmp_path / "a.gif")
 
 
+def test_labels_that_the_font_cannot_show_are_no_warning(tmp_path):
+    with warnings.catch_warnings(action="error"):
+        for kind in ("png", "svg"):
+            draw_timeline("v", 10.0, TRUTH, FOUND, ("\u8df3", *CLASSES[1:]), tmp_path / f"t.{kind}")
+    assert "\u8df3" in (tmp_path / "t.svg").read_text()
+
+
 def test_best_tiou_is_with_the_own_class():
     wrong_class = Detections(np.array([[6.0, 8.0]]), np.ones(1), np.array([0]))
     every = Detections.concatenate([FOUND, wrong_class])
@@ -105,6 +113,8 @@ def test_the_command_reads_any_results_file(tmp_path, figures, capsys):
     assert f"{truth}: no video 'w'" in capsys.readouterr().err
     assert main([*command, "--video=v", "--top_k=0"]) == 2
     assert "--top_k=0" in capsys.readouterr().err
+    assert main([*command, "--video=v", "--end=inf"]) == 2
+    assert "--end=inf" in capsys.readouterr().err
 
 
 def test_the_command_says_where_it_cannot_write(tmp_path, capsys):
