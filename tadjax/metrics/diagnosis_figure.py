@@ -27,7 +27,8 @@ def draw(diagnoses: Mapping[str, Diagnosis], path: str | pathlib.Path) -> None:
         # one scale for all columns, so that bars of two runs compare by eye
         tops = {
             "gain": max(5.0, *(100 * d.false_positives.gain.max() for d in diagnoses.values())) * 1.25,
-            "mAP": max(np.nanmax(100 * np.concatenate([*d.sensitivity.values()])) for d in diagnoses.values()) * 1.2,
+            "mAP": max(5.0, *(np.nanmax(100 * np.concatenate([*d.sensitivity.values()])) for d in diagnoses.values()))
+            * 1.2,
         }
         for page, (name, diagnosis) in zip(pages, diagnoses.items(), strict=True):
             _draw_run(page, name, diagnosis, tops)

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,12 @@ def test_coverage_is_left_out_without_durations():
         "L": None,
         "XL": None,
     }
+
+
+def test_a_run_that_finds_nothing_can_be_drawn(tmp_path):
+    with warnings.catch_warnings(action="error"):
+        draw({"nothing": small([([20, 30], "a")])}, tmp_path / "figure.svg")
+    assert ">Background<" in (tmp_path / "figure.svg").read_text()
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
