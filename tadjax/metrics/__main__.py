@@ -95,16 +95,15 @@ def run(args: argparse.Namespace) -> int:
         try:
             results, truth = read_pair(path, args.ground_truth, source, blocked, args, problems)
             evaluation = evaluate(results, truth, tiou, args.recall, args.proposals, path, problems)
+            nothing_known = len(results) and not evaluation.predictions  # labels of another data set
+            status = 1 if problems or nothing_known else status
+            evaluations.append(evaluation)
+            print(evaluation.table(classes=not args.brief), end="\n\n", flush=True)
             if args.diagnose:
                 diagnoses[path] = diagnose(results, truth, tiou, args.bins)
         except DataError as error:
             print(f"error: {error}\n", file=sys.stderr)
             status = 1
-            continue
-        nothing_known = len(results) and not evaluation.predictions  # labels of another data set
-        status = 1 if problems or nothing_known else status
-        evaluations.append(evaluation)
-        print(evaluation.table(classes=not args.brief), end="\n\n")
     if not evaluations:
         return 2
     write(args, evaluations, diagnoses)
@@ -127,7 +126,7 @@ def write(args: argparse.Namespace, evaluations: list[Evaluation], diagnoses: di
         for entry in content:
             if entry["results"] in diagnoses:
                 entry["diagnosis"] = diagnoses[entry["results"]].to_dict()
-        pathlib.Path(args.json).write_text(json.dumps(content[0] if len(content) == 1 else content, indent=1))
+        pathlib.Path(args.json).write_text(json.dumps(content if args.results[1:] else content[0], indent=1))
         print(f"wrote {args.json}")
     if args.csv:
         with open(args.csv, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:

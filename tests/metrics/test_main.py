@@ -104,6 +104,17 @@ def test_diagnose_two_runs(folder):
     assert first["diagnosis"]["average_mAP_N"] == 100 and second["diagnosis"]["average_mAP_N"] == 0
 
 
+def test_one_of_two_files_that_fails_takes_nothing_from_the_other(folder):
+    """The list has one entry; where only the diagnosis cannot be made, the numbers are there."""
+    files = ("other.json", "good.json", "truth.json", "--json", "m.json")
+    assert metrics(*files, cwd=folder).returncode == 1
+    assert [entry["average_mAP"] for entry in json.loads((folder / "m.json").read_text())] == [100]
+    outlasting = {"v": {**TRUTH["database"]["v"], "duration": 1}}
+    (folder / "short.json").write_text(json.dumps({"database": outlasting}))
+    run = metrics("good.json", "short.json", "--diagnose", cwd=folder)
+    assert run.returncode == 1 and "100.00" in run.stdout and "outlasts its video" in run.stderr
+
+
 def test_neither_jax_nor_matplotlib_is_loaded(folder):
     code = "import sys; from tadjax.metrics.__main__ import main; main(sys.argv[1:]); print(*sys.modules)"
     command = [sys.executable, "-c", code, "good.json", "truth.json"]
