@@ -189,7 +189,7 @@ class TrainSet:
         if features is None:
             self._check_aspect(max_aspect)
         if max_segments is None:
-            bounds = (windows.max_segments(sampling, s.info.frames, s.truth) for s in self.sources)
+            bounds = (windows.max_segments(sampling, _frames_to_cover(sampling, s), s.truth) for s in self.sources)
             max_segments = max(1, *bounds, 1)
         self.max_segments = max_segments
 
@@ -461,7 +461,8 @@ def sampling_of(config: Any, train: bool) -> Sampling:
 
 def _frames_to_cover(sampling: Sampling, source: Source) -> int:
     """Published window lists rest on the annotated frame count; so that no frame is left out, the file's counts."""
-    return source.info.frames if sampling.coverage == "full" else source.timeline.frames
+    published = sampling.method == "sliding" and sampling.coverage == "reference"
+    return source.timeline.frames if published else source.info.frames
 
 
 def _sample(

@@ -1,5 +1,6 @@
 """Records: frames, segments and seconds that agree; every window once; what is wrong with the data, said up front."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from configs import common
 from tadjax.data import records, video_folder
 from tadjax.data.annotations import Video, load_annotations
+from tadjax.data.sampling import GroundTruth, Timeline
 from tadjax.errors import ConfigError, DataError
 from tests.data.tiny_videos import (
     FRAMES,
@@ -64,6 +66,15 @@ def test_max_segments_is_reached_and_never_exceeded(sources):
     assert data.max_segments == 2  # no window of 3.2 s holds three quarters of each of video 2's three segments
     counts = [int(data.record(n)["segment_valid"].sum()) for n in range(40)]
     assert max(counts) == 2
+
+
+def test_max_segments_of_windows_that_rest_on_the_annotated_count(sources):
+    """The last window ends with the annotated 26 frames; of the file's 40, no window holds as many segments."""
+    truth = GroundTruth(np.array([[11, 12], [17, 19], [23, 25]], np.float32), np.zeros(3, np.int32))
+    source = dataclasses.replace(sources[0], timeline=Timeline(2.6, 26), truth=truth)
+    data = train_set([source], dataclasses.replace(SLIDING, coverage="reference"))
+    counts = [int(data.record(n)["segment_valid"].sum()) for n in range(len(data))]
+    assert max(counts) == data.max_segments == 3
 
 
 def test_segments_that_do_not_fit_are_an_error(sources):
