@@ -104,7 +104,7 @@ def check_videos(annotations: Annotations, folder: Path, prefix: str = "", fps: 
             findings.add("durations that disagree: the file is cut differently from the annotated one", line)
         elif video.frames and abs(result.frames - video.frames) > max(2, SHARE_OFF * video.frames):
             line = f"{there[name]}: holds {result.frames} frames, annotated are {video.frames}"
-            findings.add("frame counts that disagree: seconds are converted by the annotated frame rate", line)
+            findings.add("frame counts that disagree: a file of another rate counts its own frames", line)
         if fps and abs(result.fps - fps) > 0.1:
             findings.add(f"files that are not at {fps:g} frames a second", f"{there[name]}: {result.fps:.3f}")
     for line in annotations.summary():

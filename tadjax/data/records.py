@@ -101,7 +101,8 @@ def open_sources(
     """Indexes every file once by demuxing it (kept in `cache_dir`): frame count, size and, if it varies, frame rate.
 
     fps: of the annotated seconds, where the recipe states one; the files must have it, too. features: the paths are its
-    files, not videos. Of packed videos all of this is known.
+    files, not videos. Of packed videos all of this is known. A file that was re-encoded at another rate than the
+    annotated one counts its own frames.
 
     So a missing or unreadable file is known before training starts, not hours later: one DataError names them all.
     """
@@ -116,8 +117,9 @@ def open_sources(
                 _check_rate(path, info, fps)
             else:
                 info, times = features.describe(Path(path))
+            known = dataclasses.replace(video, frames=0, fps=0.0) if _re_encoded(video, info) else video
             timeline = windows.timeline_of(
-                video, fps=fps or None, file_frames=info.frames, file_fps=info.fps, frame_times=times
+                known, fps=fps or None, file_frames=info.frames, file_fps=info.fps, frame_times=times
             )
             truth = windows.ground_truth(sampling, timeline, video)
         except DataError as error:
@@ -149,6 +151,16 @@ def _check_rate(path: str, info: VideoInfo, fps: float) -> None:
             f"{path}: has {info.fps:.4g} frames a second, config.data.fps says {fps:g}; re-encode the videos "
             f"(python -m tadjax.data.prepare NAME --reencode FOLDER --fps {fps:g})"
         )
+
+
+def _re_encoded(video: Video, info: VideoInfo) -> bool:
+    """Whether the annotations count the frames of a file of another rate than this one."""
+
+    def differ(annotated: float, found: float) -> bool:
+        return annotated > 0 and abs(found / annotated - 1) > FPS_TOLERANCE
+
+    other_count = not video.frames or differ(video.frames, info.frames)
+    return info.fps > 0 and differ(video.fps, info.fps) and other_count
 
 
 def canvas_size(short_side: int, max_aspect: float) -> tuple[int, int]:

@@ -208,3 +208,19 @@ def test_a_file_at_another_rate_than_the_recipe_is_named(folder):
         DataError, match=r"clip0.mp4: has 10 frames a second, config.data.fps says 30; re-encode the vi"
     ):
         records.open_sources(videos, paths, SAMPLING, fps=30.0)
+
+
+@pytest.mark.parametrize(
+    ("annotated", "fps"),
+    [
+        ({"frames": 120, "fps": 30.0}, 10.0),  # of the original, which was re-encoded at a third of its rate
+        ({"frames": 0, "fps": 30.0}, 10.0),
+        ({"frames": 80, "fps": 10.0, "duration": 8.0}, 10.0),  # the file is cut off, its rate is the annotated one
+        ({"frames": 40, "fps": 40 / 3.6, "duration": 3.6}, 40 / 3.6),  # the annotated seconds run faster: as published
+    ],
+)
+def test_a_re_encoded_file_counts_its_own_frames(folder, annotated, fps):
+    video = dataclasses.replace(make_video(0), **annotated)
+    (source,) = records.open_sources([video], video_folder.find_videos([video], folder), SAMPLING)
+    assert source.timeline.fps == pytest.approx(fps)
+    np.testing.assert_array_equal(source.truth.segments, np.trunc(np.array(SEGMENTS[0]) * fps))
