@@ -7,6 +7,7 @@ What cannot be read raises one DataError. What can be read but looks wrong becom
 video and index, with what was done about it. Segments are never altered: sampling cuts them to its windows.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -21,6 +22,7 @@ from tadjax.files import read_json
 AMBIGUOUS = "Ambiguous"  # THUMOS14 marks with this label what is neither an action nor certainly none
 MAX_FPS = 1000.0  # beyond it, "duration" or "frame" is in another unit
 SMALLEST, LARGEST = 1e-6, 1e9  # of what may stand for seconds or frames: far enough, and no arithmetic overflows
+NO_LETTERS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates and line breaks
 FPS_TOLERANCE = 0.01  # "frame" / "duration" and "fps" may differ by this share: durations are rounded
 
 
@@ -274,9 +276,10 @@ def _check_name(file: str, name: str) -> None:
     """The name becomes part of a path: one that leads out of the data folder is refused, on any operating system."""
     windows = PureWindowsPath(name)
     leads_out = PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts
-    if not name or leads_out or not name.isprintable():
+    if not name or leads_out or any(unicodedata.category(letter) in NO_LETTERS for letter in name):
         raise DataError(
-            f"{file}: video {name!r}: the name must be a file name without extension, inside the data folder"
+            f"{file}: video {name!r}: the name must be a file name without extension, inside the data folder, and "
+            "without line breaks and control characters"
         )
 
 

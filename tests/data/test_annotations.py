@@ -161,7 +161,7 @@ def test_what_cannot_be_read_is_one_error_that_names_the_place(tmp_path, content
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "a/../../b", "/etc/passwd", "C:\\video", "..\\x", "\\\\host\\x", "", "a\0b"]
+    "name", ["../secret", "a/../../b", "/etc/passwd", "C:\\video", "..\\x", "\\\\host\\x", "", "a\0b", "a\nb"]
 )
 def test_names_that_lead_out_of_the_data_folder_are_refused(tmp_path, name):
     content = database()
@@ -170,7 +170,9 @@ def test_names_that_lead_out_of_the_data_folder_are_refused(tmp_path, name):
         load_annotations(write(tmp_path, content), "training")
 
 
-@pytest.mark.parametrize("name", ["v_-abc..def", "part one/video 7", "видео"])
+@pytest.mark.parametrize(
+    "name", ["v_-abc..def", "part one/video 7", "видео", "料理\u3000その一", "a\xa0b", "👩\u200d👧"]
+)
 def test_unusual_names_are_names(tmp_path, name):
     content = database()
     content[name] = content.pop("b")
