@@ -70,7 +70,7 @@ def stream_windows(
 
     parts = iter(_parts(samples))
     ahead: deque[tuple[np.ndarray, Future]] = deque()
-    indices, pictures = np.empty(0, np.int64), np.empty((0, size, size, 3), np.uint8)  # what is held, ascending
+    indices, pictures = np.empty(0, np.int64), np.empty((0, size, size, 3), np.uint8)  # what is held
     pool = ThreadPoolExecutor(threads)
     try:
         for sample in samples:
@@ -83,7 +83,9 @@ def stream_windows(
                 indices = np.concatenate([indices[shared], part])
                 pictures = np.concatenate([pictures[shared], fresh])
             if fresh is not None and np.isin(sample.frame_indices, indices).all():
-                frames, substituted = pictures[np.searchsorted(indices, sample.frame_indices)], 0
+                order = np.argsort(indices)  # snippets may interleave: what is new is not always later
+                places = np.searchsorted(indices, sample.frame_indices, sorter=order)
+                frames, substituted = pictures[order[places]], 0
             else:
                 frames, substituted = read(sample.frame_indices, max_missing)
                 if substituted:

@@ -61,6 +61,13 @@ def test_a_whole_video_resized_to_one_window(long_video):
         assert_same(stream_windows(frame_index(long_video), sampling, size=48), evaluated(long_video, sampling))
 
 
+@pytest.mark.parametrize(("stride", "snippet_stride"), [(6, 4), (10, 4), (3, 2)])
+def test_snippets_that_interleave(long_video, stride, snippet_stride):
+    """A window's new frames are not all later than those that it shares with the one before."""
+    sampling = Sampling("sliding", feature_length=8, stride=stride, snippet_frames=8, snippet_stride=snippet_stride)
+    assert_same(stream_windows(frame_index(long_video), sampling, size=48), evaluated(long_video, sampling))
+
+
 def test_variable_frame_rate(tmp_path):
     rng = np.random.default_rng(1)
     pts = np.cumsum(rng.integers(20, 60, 200))
