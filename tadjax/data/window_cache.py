@@ -48,9 +48,7 @@ class WindowCache:
         part = f"{path}.{os.getpid()}.part"
         try:
             os.makedirs(self.folder, exist_ok=True)
-            with os.scandir(self.folder) as files:
-                used = sum(file.stat().st_size for file in files)
-            if used + pictures.nbytes > self.limit:
+            if _size_of(self.folder) + pictures.nbytes > self.limit:
                 return
             writer = ArrayRecordWriter(part, "group_size:1,uncompressed")
             writer.write(json.dumps({"shape": pictures.shape, "substituted": substituted}).encode())
@@ -62,6 +60,16 @@ class WindowCache:
             _log.warning("%s: a decoded window cannot be kept (%s)", self.folder, error)
             with contextlib.suppress(OSError):
                 os.unlink(part)
+
+
+def _size_of(folder: str) -> int:
+    """Bytes of a folder's files, to which other processes add meanwhile."""
+    size = 0
+    with os.scandir(folder) as files:
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # another process has given its window the final name
+                size += file.stat().st_size
+    return size
 
 
 def _load(path: str, pictures: np.ndarray) -> int | None:

@@ -1,5 +1,8 @@
 """Windows kept on disk are those that decoding gives, and stay within their room."""
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 
@@ -88,6 +91,26 @@ def test_room_damage_and_names(tmp_path):
     out = np.zeros((40, 4, 6, 3), np.uint8)
     assert cache.frames("window 0", size, out, decoded(0, calls)).substituted == 0
     assert (calls, out.max()) == ([0], 0)
+
+
+def test_windows_that_other_processes_keep_meanwhile(tmp_path, caplog, monkeypatch):
+    """One of them gets its final name between the listing of the folder and the look at its size."""
+    cache, calls, scandir = WindowCache(str(tmp_path), 1e9), [], os.scandir
+    part = tmp_path / "other.array_record.7.part"
+    part.write_bytes(bytes(1000))
+
+    @contextlib.contextmanager
+    def listed_before(folder):
+        with scandir(folder) as files:
+            files = list(files)
+        part.unlink(missing_ok=True)
+        yield files
+
+    monkeypatch.setattr(os, "scandir", listed_before)
+    for _ in range(2):
+        cache.frames("window", (4, 6), np.zeros((3, 4, 6, 3), np.uint8), decoded(7, calls))
+    assert calls == [7]
+    assert not caplog.text
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, caplog):
