@@ -27,7 +27,8 @@ from tadjax.errors import DataError
 
 # Only containers of video. FFmpeg would also open play lists, which name further files to open, and pictures.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,mxf,nut,rm,dv"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+DISTINCT = 0.9  # share of the frames with a time of their own, below which stored times mean nothing
 _log = logging.getLogger(__name__)
 _ARRAYS = ("pts", "key_pts", "key_seek")
 _NUMBERS = ("stream", "width", "height", "rotation", "timed", "constant_rate")
@@ -65,7 +66,7 @@ class FrameIndex:
     time_base: Fraction  # seconds a tick of `pts`
     rate: Fraction  # frames a second; for variable frame rate the mean
     constant_rate: bool
-    timed: bool  # False: the container stores no presentation times (AVI with B-frames); pts are then 0, 1, 2, ...
+    timed: bool  # False: times are not stored (AVI with B-frames; pts are then 0, 1, 2, ...), or some of them twice
     pts: np.ndarray  # int64 [frames], ascending: display order
     key_pts: np.ndarray  # int64 [key frames], ascending
     key_seek: np.ndarray  # int64 [key frames]: the time to seek to for each key frame (its decoding time if it has one)
@@ -90,7 +91,12 @@ class FrameIndex:
     @property
     def start(self) -> float:
         """Seconds on the container's clock at which frame 0 is presented: not 0 where a file was cut out of another."""
-        return max(0.0, float(self.pts[0] * self.time_base)) if self.timed else 0.0
+        return max(0.0, float(self.pts[0] * self.time_base))
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """int64 [frames]: what a decoded frame is known by, its presentation time or else its number."""
+        return self.pts if self.timed else np.arange(len(self))
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -213,16 +219,18 @@ def _demux(path: str, content: bytes | None = None) -> FrameIndex:
         nominal = stream.average_rate or stream.guessed_rate or Fraction(25)
         # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
         guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
-        timed = not (guessed or None in pts or len(set(pts)) < len(pts))
-        if timed:
+        stored = not (guessed or None in pts) and len(set(pts)) >= DISTINCT * len(pts)
+        timed = stored and len(set(pts)) == len(pts)
+        if stored:
             pts = np.sort(np.array(pts, np.int64))
             pts = pts[pts >= first.pts]  # what a cut stream starts with never decodes: its references are missing
-            keys = np.array(sorted(keys), np.int64).reshape(-1, 2)
-            time_base = stream.time_base
+            pts, parts = _apart(pts)
+            time_base = stream.time_base / parts
             rate, constant_rate = _rate(pts, time_base, nominal)
         else:
-            pts, keys = np.arange(len(pts)), np.zeros((0, 2), np.int64)
+            pts = np.arange(len(pts))
             time_base, rate, constant_rate = 1 / nominal, nominal, True
+        keys = np.array(sorted(keys) if timed else [], np.int64).reshape(-1, 2)
     width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
     arrays = (pts, *keys.T.copy())
     for array in arrays:
@@ -279,6 +287,16 @@ def _try_decode(decoder: av.VideoCodecContext, packet: av.Packet) -> av.VideoFra
     except av.error.FFmpegError:
         return None
     return frames[0] if frames else None
+
+
+def _apart(pts: np.ndarray) -> tuple[np.ndarray, int]:
+    """(rising times, in how many parts of a tick): frames stored with one time are spread up to the next time."""
+    times, first, counts = np.unique(pts, return_index=True, return_counts=True)
+    if len(times) == len(pts):
+        return pts, 1
+    after = times[-1] + np.median(np.diff(times)).astype(int)
+    places = np.interp(np.arange(len(pts)), np.append(first, len(pts)), np.append(times, after))
+    return np.round(places * counts.max()).astype(np.int64), int(counts.max())
 
 
 def _rate(pts: np.ndarray, time_base: Fraction, nominal: Fraction) -> tuple[Fraction, bool]:

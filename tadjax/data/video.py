@@ -2,12 +2,13 @@
 
 Frames are found by presentation time, never by counting from a seek: for every wanted frame decoding starts at the
 last key frame shown before it, and stops when the packets of all wanted frames are in. Packets that no other frame
-refers to (most B-frames of H.264 and H.265) are dropped before the decoder unless they are wanted, and libswscale
+refers to (most B-frames of H.264) are dropped before the decoder unless they are wanted, and libswscale
 touches wanted frames only: every fourth frame of 1280x720 costs about a quarter of what decord takes.
 
-A file whose container stores no presentation times (AVI with B-frames, elementary streams) is decoded from its start.
-What random access gives is bit for bit what decoding everything gives, also where the decoder notices damage; damage
-that it does not notice (seen with H.265, VP8 and MJPEG) may show differently from one window to another.
+A file whose container stores no presentation times (AVI with B-frames, elementary streams), or some of them twice, is
+decoded from its start. What random access gives is bit for bit what decoding everything gives, also where the decoder
+notices damage; damage that it does not notice (seen with H.265, VP8, MJPEG, and lost packets of H.264) may show
+differently from one window to another.
 """
 
 import os
@@ -129,7 +130,7 @@ def draw_frames(
 
     Yields the position in `frames` of each that could be decoded; the same may come twice, and is right the last time.
     """
-    position = {int(index.pts[frame]): u for u, frame in enumerate(frames)}
+    position = {int(index.stamps[frame]): u for u, frame in enumerate(frames)}
     draw = _drawer(index, short_side, *pictures[0].shape[:2])
     for pts, frame in _decode(index, np.array(list(position), np.int64)):
         draw(frame, pictures[position[pts]])
@@ -138,7 +139,7 @@ def draw_frames(
 
 def decode_range(index: FrameIndex, first: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, picture as stored) of the frames `first` to `last` that decode, in order: one pass over that part."""
-    numbers = {int(index.pts[number]): number for number in range(first, last + 1)}
+    numbers = {int(index.stamps[number]): number for number in range(first, last + 1)}
     key = int(np.searchsorted(index.key_pts, index.pts[first], side="right")) - 1 if first else -1
     with _Reader(index, careful=True) as reader:
         for time, frame in reader.decode(key, set(numbers)):

@@ -188,6 +188,26 @@ def test_variable_rate_has_true_presentation_times(variable):
     assert [number_of(frame) for frame in got.frames] == indices.tolist()
 
 
+@pytest.mark.parametrize("pts", [VARIABLE, 480 + 40 * np.arange(150)], ids=["variable", "constant"])
+def test_a_time_that_is_stored_twice(tmp_path, pts):
+    """As browsers and screen recorders write now and then: such a frame stands between its neighbours."""
+    path = make(tmp_path / "a.mkv", 150, pts=pts, time_base=Fraction(1, 1000), bf=0, g=40)
+    copy = str(tmp_path / "b.mkv")
+    stored = pts.copy()
+    stored[[50, 149]] = pts[[49, 148]]
+    with av.open(path) as source, av.open(copy, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.stream, packet.pts, packet.dts = stream, int(stored[number]), int(stored[number])
+            target.mux(packet)
+    seconds = (pts - pts[0]) / 1000
+    np.testing.assert_allclose(np.delete(times(copy), [50, 149]), np.delete(seconds, [50, 149]), atol=1e-9)
+    assert times(copy)[50] == pytest.approx((seconds[49] + seconds[51]) / 2)
+    assert probe(copy).fps == pytest.approx(probe(path).fps, rel=0.02)
+    indices = np.random.default_rng(1).integers(0, 150, 20)
+    assert [number_of(frame) for frame in read_frames(copy, indices, max_missing=0).frames] == indices.tolist()
+
+
 def test_seconds_and_frames_of_a_variable_rate(variable):
     index = frame_index(variable)
     seconds = np.random.default_rng(2).uniform(0, index.times[-1], 200)
