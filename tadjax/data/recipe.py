@@ -78,7 +78,7 @@ def advise(videos: Sequence[Video], fps: float) -> list[str]:
         f"{found.feature_length * found.frames_per_feature}, head.convs = (2, 2, {found.levels - 1}), "
         f"head.regression_ranges = {found.regression_ranges}",
     ]
-    covered = np.median(np.concatenate([np.diff(v.segments, axis=1)[:, 0] / v.duration for v in videos]))
+    covered = np.median(np.concatenate([_lengths_inside(video) / video.duration for video in videos]))
     if covered > 0.25:
         lines.append(
             f"instances cover {100 * covered:.0f} % of their video (median): window.sampling = "
@@ -104,8 +104,13 @@ def usual_rate(fps: Sequence[float]) -> float:
 
 def instance_lengths(videos: Sequence[Video]) -> np.ndarray:
     """Lengths in seconds of all instances that have one inside their video, float64 [n]."""
-    lengths = np.concatenate([np.diff(np.clip(v.segments, 0, v.duration), axis=1)[:, 0] for v in videos])
+    lengths = np.concatenate([_lengths_inside(video) for video in videos])
     return lengths[lengths > 0]
+
+
+def _lengths_inside(video: Video) -> np.ndarray:
+    """What of each instance lies inside its video, seconds, float64 [n]."""
+    return np.diff(np.clip(video.segments, 0, video.duration), axis=1)[:, 0]
 
 
 def _spread(what: str, seconds: np.ndarray) -> str:

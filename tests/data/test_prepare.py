@@ -9,7 +9,7 @@ from tadjax import config as configs
 from tadjax.data.annotations import Video, load_annotations
 from tadjax.data.formats import read_instances
 from tadjax.data.prepare import DATASETS, check_videos, main
-from tadjax.data.recipe import instance_lengths, rates, suggest
+from tadjax.data.recipe import advise, instance_lengths, rates, suggest
 from tadjax.data.video import probe, read_frames
 from tadjax.data.video_folder import video_files
 from tadjax.errors import ConfigError, DataError
@@ -251,6 +251,8 @@ def test_an_annotation_beyond_the_videos_end_does_not_stretch_the_recipe():
     segments = np.array([[1.0, 3.0], [5.0, 600.0], [700.0, 701.0]])
     video = Video("v", "training", 10.0, 300, 30.0, segments, np.zeros(3, np.int32))
     assert instance_lengths([video]).tolist() == [2.0, 5.0]
+    video = Video("v", "training", 10.0, 300, 30.0, segments[[0, 1]] + 1, np.zeros(2, np.int32))
+    assert "instances cover 30 % of their video" in " ".join(advise([video], 30.0)), "the median of 0.2 and 0.4"
 
 
 @pytest.mark.parametrize("fps", [1.0, 10.0, 29.97, 60.0, 240.0])
