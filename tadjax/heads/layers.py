@@ -145,6 +145,7 @@ class Tower(nn.Module):
             kernel_init=conv_init,
             bias_init=self.out_bias_init or bias_init(fan_in),
             dtype=jnp.float32,
+            precision="highest",  # by default chips round the factors of a float32 product
             name="out",
         )
         predictions = []

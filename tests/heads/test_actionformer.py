@@ -240,6 +240,15 @@ def test_bfloat16_computes_near_float32_with_float32_results():
     np.testing.assert_allclose(got, want, rtol=0.02)
 
 
+def test_predictors_keep_the_bits_of_float32_on_every_chip():
+    """By default a TPU rounds what a float32 convolution multiplies to bfloat16, a GPU to TF32."""
+    head = tiny(dtype=jnp.bfloat16)
+    text = jax.jit(head.candidates).lower(params_of(head), *batch()[:2]).as_text()
+    predictors = [line for line in text.splitlines() if "stablehlo.convolution" in line and "bf16" not in line]
+    assert len(predictors) == 2 * head.levels
+    assert all("precision HIGHEST" in line for line in predictors)
+
+
 # ---- dropout, drop path ---------------------------------------------------------------------------------------------
 
 
