@@ -115,7 +115,9 @@ def _table_names(stored: Iterable[str], layout: Layout, path: pathlib.Path) -> d
 
 def strip(key: str, layout: Layout) -> str:
     """A name without what may stand before it."""
-    for prefix in (*PARALLEL_PREFIXES, *layout.prefixes):
+    while key.startswith(PARALLEL_PREFIXES):
+        key = key.partition(".")[2]
+    for prefix in layout.prefixes:
         key = key.removeprefix(prefix)
     return key
 

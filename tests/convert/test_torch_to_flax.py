@@ -115,6 +115,12 @@ def test_a_layer_of_another_shape_names_both(tmp_path, capsys):
     assert "blocks.3.mlp.fc1.bias: float32 (48,) does not fit beside blocks.0.mlp.fc1.bias" in error
 
 
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "_orig_mod.module."])
+def test_what_compiling_and_distributing_put_before_names_comes_off_in_either_order(prefix, tmp_path):
+    torch.save({"model": under(prefix, tensors(vit_shapes()))}, tmp_path / "x.pth")
+    assert set(detect(tmp_path / "x.pth").tensors) == set(vit_shapes())
+
+
 def test_learned_positions_are_refused(tmp_path, capsys):
     save_vit(tmp_path, pos_embed=torch.randn(1, 128, WIDTH))
     assert "pos_embed is not the sine-cosine table" in refused(capsys, tmp_path)
