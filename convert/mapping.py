@@ -162,34 +162,33 @@ class Parameter:
     path: str
     pieces: tuple[Piece, ...]
 
-    def shape(self, of: Callable[[str], tuple[int, ...]]) -> tuple[int, ...]:
-        """Its shape, from the shapes of its tensors."""
-        tensor = np.broadcast_to(np.float32(0), of(self.pieces[0].key))  # takes no memory
-        shape, n = _transformed(self.pieces[0], tensor).shape, self.pieces[0].rule.part[1]
-        shape = shape if n == 1 else (*shape[:-1], n * shape[-1])
-        return (1 + max(p.row for p in self.pieces), *shape) if self.pieces[0].rule.stacked else shape
+    def shape(self, tensors: Mapping[str, Any]) -> tuple[int, ...]:
+        """Its shape, from those of `tensors`, by key; WeightsError where one does not fit beside the first."""
+        first = self.pieces[0]
+        wanted = shape = _transformed_shape(first, tensors)
+        for piece in self.pieces[1:]:
+            found = _transformed_shape(piece, tensors)
+            for theirs, ours in ((found, wanted), (tensors[piece.key].dtype, tensors[first.key].dtype)):
+                if theirs != ours:
+                    raise WeightsError(
+                        f"{piece.key}: {theirs} does not fit beside {first.key}, which is {ours}; both are part of "
+                        f"{self.path}"
+                    )
+        if (n := first.rule.part[1]) > 1:
+            shape = (*shape[:-1], n * shape[-1])
+        return (1 + max(p.row for p in self.pieces), *shape) if first.rule.stacked else shape
 
-    def assemble(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    def assemble(self, tensors: Mapping[str, Any], read: Callable[[str], np.ndarray]) -> np.ndarray:
         """Reads its tensors one at a time, so that no more than this array and one tensor are in memory."""
-        stacked = self.pieces[0].rule.stacked
-        array = None
+        array = np.empty(self.shape(tensors), tensors[self.pieces[0].key].dtype)
         for piece in self.pieces:
             tensor = _transformed(piece, read(piece.key))
+            place = array[piece.row, ...] if piece.rule.stacked else array
             j, n = piece.rule.part
-            shape = tensor.shape if n == 1 else (*tensor.shape[:-1], n * tensor.shape[-1])
-            if array is None:
-                rows = 1 + max(p.row for p in self.pieces)
-                array = np.empty((rows, *shape), tensor.dtype)
-            if (array.shape[1:], array.dtype) != (shape, tensor.dtype):
-                raise WeightsError(
-                    f"{piece.key}: {tensor.dtype} {shape} does not fit beside {self.pieces[0].key}, "
-                    f"which is {array.dtype} {array.shape[1:]}; both are part of {self.path}"
-                )
-            if n == 1:
-                array[piece.row] = tensor
-            else:
-                array[piece.row, ..., j * tensor.shape[-1] : (j + 1) * tensor.shape[-1]] = tensor
-        return array if stacked else array.reshape(array.shape[1:])
+            if n > 1:
+                place = place[..., j * tensor.shape[-1] : (j + 1) * tensor.shape[-1]]
+            place[...] = tensor
+        return array
 
     def disassemble(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """The inverse: (torch key, contiguous tensor in torch's layout) of each of its pieces."""
@@ -252,7 +251,8 @@ def to_flax(state_dict: Mapping[str, Any], rules: Iterable[Rule], drops: Iterabl
     Unknown and missing keys stand in the report; `report.check(name)` makes them an error.
     """
     parameters, report = plan(state_dict, rules, drops)
-    return nested({p.path: p.assemble(lambda key: np.asarray(state_dict[key])) for p in parameters}), report
+    arrays = {key: np.asarray(tensor) for key, tensor in state_dict.items()}
+    return nested({p.path: p.assemble(arrays, arrays.__getitem__) for p in parameters}), report
 
 
 def to_torch(params: Params, rules: Iterable[Rule], adapted: Iterable[int] = ()) -> dict[str, np.ndarray]:
@@ -297,6 +297,10 @@ def nested(arrays: Mapping[str, Any]) -> Params:
             node = node.setdefault(folder, {})
         node[name] = array
     return params
+
+
+def _transformed_shape(piece: Piece, tensors: Mapping[str, Any]) -> tuple[int, ...]:
+    return _transformed(piece, np.broadcast_to(np.float32(0), tensors[piece.key].shape)).shape  # takes no memory
 
 
 def _transformed(piece: Piece, tensor: np.ndarray) -> np.ndarray:

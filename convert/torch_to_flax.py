@@ -123,10 +123,15 @@ def strip(key: str, layout: Layout) -> str:
 
 
 def prepare(source: Source, *, allow_missing: bool = False, allow_unknown: bool = False) -> Conversion:
-    """Assigns every tensor of the source; WeightsError lists what is unknown or missing, unless it is allowed."""
+    """Assigns every tensor of the source; WeightsError lists what is unknown or missing, unless it is allowed,
+    or names a tensor whose shape or dtype does not fit.
+    """
     parameters, report = plan(source.tensors, source.layout.rules, source.layout.drops)
     report.check(str(source.path), allow_missing=allow_missing, allow_unknown=allow_unknown)
-    shapes = {p.path: p.shape(lambda name: source.tensors[name].shape) for p in parameters}
+    try:
+        shapes = {p.path: p.shape(source.tensors) for p in parameters}
+    except WeightsError as error:
+        raise WeightsError(f"{source.path}: {error}") from error
     globs = [drop.torch for drop in source.layout.drops if drop.positions]
     positions = [name for name in report.dropped if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
     for name in positions:
@@ -163,7 +168,9 @@ def convert(conversion: Conversion, output: str | pathlib.Path, config: Any = No
     read = lambda name: source.tensors[name].read()  # noqa: E731
     arrays = {
         p.path: LazyArray(
-            conversion.shapes[p.path], source.tensors[p.pieces[0].key].dtype, lambda p=p: p.assemble(read)
+            conversion.shapes[p.path],
+            source.tensors[p.pieces[0].key].dtype,
+            lambda p=p: p.assemble(source.tensors, read),
         )
         for p in conversion.parameters
     }

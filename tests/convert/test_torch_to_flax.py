@@ -112,7 +112,18 @@ def test_a_missing_layer_is_missing_and_does_not_shift_the_others(tmp_path, caps
 def test_a_layer_of_another_shape_names_both(tmp_path, capsys):
     save_vit(tmp_path, **{"blocks.3.mlp.fc1.bias": torch.zeros(48)})
     error = refused(capsys, tmp_path)
-    assert "blocks.3.mlp.fc1.bias: float32 (48,) does not fit beside blocks.0.mlp.fc1.bias" in error
+    assert f"{tmp_path}/x.pth: blocks.3.mlp.fc1.bias: (48,) does not fit beside blocks.0.mlp.fc1.bias" in error
+
+
+def test_a_layer_of_another_dtype_names_both(tmp_path, capsys):
+    save_vit(tmp_path, **{"blocks.3.mlp.fc1.bias": torch.zeros(MLP, dtype=torch.float16)})
+    error = refused(capsys, tmp_path)
+    assert f"{tmp_path}/x.pth: blocks.3.mlp.fc1.bias: float16 does not fit beside blocks.0.mlp.fc1.bias" in error
+
+
+def test_a_tensor_of_another_rank_is_named_with_its_file(tmp_path, capsys):
+    save_vit(tmp_path, **{"patch_embed.proj.weight": torch.zeros(WIDTH, 3, 8, 8)})  # of a network of pictures
+    assert f"{tmp_path}/x.pth: patch_embed.proj.weight: a tensor of shape (24, 3, 8, 8)" in refused(capsys, tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["module._orig_mod.", "_orig_mod.module."])

@@ -59,7 +59,7 @@ def check(path: pathlib.Path) -> Iterator[Row]:
 
 def _params(conversion: Conversion) -> dict:
     tensors = conversion.source.tensors
-    return nested({p.path: p.assemble(lambda name: tensors[name].read()) for p in conversion.parameters})
+    return nested({p.path: p.assemble(tensors, lambda name: tensors[name].read()) for p in conversion.parameters})
 
 
 def _proposals(case: str, found: dict, segments: np.ndarray, scores: np.ndarray) -> Iterator[Row]:
