@@ -210,9 +210,9 @@ class Losa:
 
 
 def _cosine(adapted: jax.Array, f_n: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """The gate [B, 1, 1] that is not learned: similarity of two [B, T', C], each averaged over the valid steps."""
+    """The gate [B, 1, 1] that is not learned: similarity of two [B, T', C], each summed over the valid steps."""
     where = None if valid is None else valid[..., None]
-    a, b = (jnp.mean(x, axis=1, keepdims=True, where=where) for x in (adapted, f_n))
+    a, b = (jnp.sum(x, axis=1, keepdims=True, where=where) for x in (adapted, f_n))
     norms = jnp.linalg.norm(a, axis=-1, keepdims=True) * jnp.linalg.norm(b, axis=-1, keepdims=True)
     return jax.lax.stop_gradient((a * b).sum(-1, keepdims=True) / jnp.maximum(norms, 1e-12))
 

@@ -79,7 +79,7 @@ class Unipt:
         picks = jax.nn.relu(jnp.einsum("bqk,nbsk->nbqs", anchor, others)) * mask[:, None, :]
         picks = picks / (picks.sum(-1, keepdims=True) + 1e-8)
         moved = jnp.einsum("nbqs,nbsk->nbqk", picks, others) + others
-        means = (t * mask[..., None]).sum(2) / mask.sum(1)[:, None]  # [n, B, k]
+        means = (t * mask[..., None]).sum(2) / jnp.maximum(mask.sum(1), 1)[:, None]  # [n, B, k]
         gates = jax.nn.softmax(dense(adapters["gate"], means[-1] * means[:-1], jnp.float32), axis=0)  # [n - 1, B, 1]
         mixed = dense(adapters["projection"], (gates[:, :, None] * moved).sum(0), jnp.float32)
         joined = anchor + _layer_norm(adapters["projection_norm"], mixed)

@@ -186,3 +186,10 @@ def test_cosine_gate_is_the_similarity_of_time_averages():
     cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
     want = np.asarray(f_n) + cosine[:, None, None] * adapted
     np.testing.assert_allclose(losa.fuse(given, f, f_last, f_n, None), want, rtol=0, atol=1e-5)
+
+
+def test_cosine_gate_of_a_window_without_a_valid_step_is_finite():
+    losa = dataclasses.replace(LOSA, gate="cosine")
+    taken = small_taps(8, 1)
+    valid = jnp.zeros(taken[-1].shape[:2], bool)
+    assert np.isfinite(losa.fuse(adapters(losa, (0,)), *taken, valid)).all()

@@ -115,6 +115,13 @@ def test_unipt_leaves_out_padded_steps():
     np.testing.assert_allclose(first[0, :9], second[0, :9], rtol=0, atol=1e-5)
 
 
+def test_unipt_of_a_window_without_a_valid_step_is_finite():
+    unipt = Unipt()
+    given = tiny.away_from_start(unipt.init(jax.random.key(0), tiny.BACKBONE, (0, 1)), 1)
+    h = np.random.default_rng(4).standard_normal((3, 1, 16, 24)).astype(np.float32)
+    assert np.isfinite(unipt.interact(given, jnp.asarray(h), jnp.zeros((1, 16), bool))).all()
+
+
 def test_st_adapter_has_as_many_parameters_as_published():
     """88 M on ViT-g (LoSA's table), 384 wide, two in each of 40 blocks."""
     backbone = dataclasses.replace(tiny.BACKBONE, width=1408)
