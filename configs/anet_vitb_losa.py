@@ -10,7 +10,8 @@ from configs import anet, common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.losa(anet.get_config("vitb"))  # three sampled frames a feature step
     config.optim.adapter_lr = 1e-3
     config.optim.warmup_epochs = 5
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

@@ -11,9 +11,10 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.losa(common.thumos())
     config.window.feature_length = config.head.max_length = 576
     config.adaptation.losa.width = 48
     config.optim.adapter_lr = 1e-4
     common.other_backbone(config, "slowfast101")
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

@@ -10,8 +10,9 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.thumos()
     config.backbone.size = "g"
     config.backbone.weights = "weights/vitg"
     config.memory.clips_per_group = 4
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

@@ -10,6 +10,7 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.thumos()
     config.backbone.size = "g"
     config.backbone.weights = "weights/vitg"
@@ -25,4 +26,4 @@ def get_config(variant: str = ""):
     config.train.eval_from_epoch = 37
     config.memory.taps = "recompute"
     config.memory.clips_per_group = 8
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

@@ -10,7 +10,8 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.thumos()
     config.backbone.size = "l"
     config.backbone.weights = "weights/vitl"
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

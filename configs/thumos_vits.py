@@ -10,8 +10,9 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.thumos()
     config.backbone.size = "s"
     config.backbone.weights = "weights/vits"
     config.optim.adapter_lr = 2e-4
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

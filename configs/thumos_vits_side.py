@@ -9,6 +9,7 @@ from configs import common
 
 
 def get_config(variant: str = ""):
+    (tiny,) = common.pick(variant, common.TINY)
     config = common.thumos()
     config.backbone.size = "s"
     config.backbone.weights = "weights/vits"
@@ -18,4 +19,4 @@ def get_config(variant: str = ""):
     config.head.input_dropout = 0.1
     config.optim.adapter_lr = 2e-4
     config.memory.taps = "store"  # at this size the second frozen pass costs more than it saves
-    return common.tiny(config) if variant == "tiny" else config
+    return common.tiny(config) if tiny else config

@@ -29,6 +29,12 @@ def test_every_shipped_config_is_right(path, variant):
     configs.check(load(path, variant), configs.reference())
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_variant_that_a_config_does_not_have_is_refused(path):
+    with pytest.raises(ConfigError, match="'tinny' is none of this config's variants"):
+        load(path, "tinny")
+
+
 def test_there_is_a_config_for_every_published_scale():
     names = {path.stem for path in FILES}
     assert {f"thumos_vit{size}" for size in "sblhg"} | {"thumos_vitg_1536x224", "demo"} <= names
