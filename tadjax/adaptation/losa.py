@@ -33,8 +33,6 @@ from tadjax.backbones.vit import CLIP_STEPS, bicubic_matrix, sine_cosine
 HEADS = 4  # of the cross-attentions
 MASKED = -1e30  # score of a key that must not be seen
 RANGES = ("short", "long")
-GATES = ("zero", "one", "random", "cosine")
-POSITIONS = ("none", "sincos")
 
 # The paper names none. This is PyTorch's for linear layers: at ViT-g's widths near the usual deviation of 0.02; at
 # small ones that would leave scores of 1e-4, and attention that never learns to tell steps apart.

@@ -53,8 +53,8 @@ class VideoInfo:
 class FrameIndex:
     """Presentation times of the frames of one video file, and the key frames where decoding can start.
 
-    `seconds_to_frame` and `frame_to_seconds` are the one place where seconds and frame indices meet. Second 0 is the
-    presentation of frame 0, whatever offset the container carries; `start` is that offset, on browsers' clock.
+    Second 0 is the presentation of frame 0, whatever offset the container carries; `start` is that offset, on browsers'
+    clock.
     """
 
     path: str
@@ -112,23 +112,13 @@ class FrameIndex:
         seconds = np.asarray(seconds, np.float64)
         if self.constant_rate:
             return seconds * float(self.rate)
-        return _interpolate(seconds, self._knots, np.arange(len(self) + 1.0), float(self.rate))
-
-    def frame_to_seconds(self, frame: np.ndarray | float) -> np.ndarray:
-        """The inverse of `seconds_to_frame`: float64 seconds of (fractional) frame indices."""
-        frame = np.asarray(frame, np.float64)
-        if self.constant_rate:
-            return frame / float(self.rate)
-        return _interpolate(frame, np.arange(len(self) + 1.0), self._knots, 1 / float(self.rate))
+        knots = self._knots
+        beyond = np.minimum(seconds - knots[0], 0) + np.maximum(seconds - knots[-1], 0)
+        return np.interp(seconds, knots, np.arange(len(self) + 1.0)) + beyond * float(self.rate)
 
     @cached_property
     def _knots(self) -> np.ndarray:
         return np.append(self.times, self.info.duration)  # [frames + 1]
-
-
-def _interpolate(x: np.ndarray, xs: np.ndarray, ys: np.ndarray, slope: float) -> np.ndarray:
-    """Piecewise linear through (xs, ys), with `slope` outside."""
-    return np.interp(x, xs, ys) + slope * (np.minimum(x - xs[0], 0) + np.maximum(x - xs[-1], 0))
 
 
 def frame_index(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> FrameIndex:
@@ -152,18 +142,18 @@ def index_content(content: bytes, name: str) -> FrameIndex:
     return _demux(name, content)
 
 
-def probe(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> VideoInfo:
+def probe(path: str | os.PathLike) -> VideoInfo:
     """Frame count, rate, duration and displayed size of a video file; errors as in `frame_index`."""
-    return frame_index(path, cache_dir).info
+    return frame_index(path).info
 
 
-def times(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> np.ndarray:
+def times(path: str | os.PathLike) -> np.ndarray:
     """float64 [frames]: presentation time of every frame, in seconds from the first; errors as in `frame_index`.
 
     The frame on display at second s is `searchsorted(times, s, "right") - 1`, which is the floor of the index's
-    `seconds_to_frame(s)`; use that one for sampling at uniform times, and `frame_to_seconds` for the way back.
+    `seconds_to_frame(s)`; use that one for sampling at uniform times.
     """
-    return frame_index(path, cache_dir).times
+    return frame_index(path).times
 
 
 def open_video(

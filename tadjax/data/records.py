@@ -202,7 +202,7 @@ class TrainSet:
             self._check_aspect(max_aspect)
         if max_segments is None:
             bounds = (windows.max_segments(sampling, _frames_to_cover(sampling, s), s.truth) for s in self.sources)
-            max_segments = max(1, *bounds, 1)
+            max_segments = max([1, *bounds])
         self.max_segments = max_segments
 
     def _list(self, source: Source) -> tuple[Window, ...]:

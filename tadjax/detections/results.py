@@ -27,13 +27,11 @@ class Results:
         return sum(len(found) for found in self.videos.values())
 
 
-def write_results(
-    path: str | pathlib.Path, videos: Mapping[str, Detections], classes: Sequence[str], external_data: str = ""
-) -> None:
+def write_results(path: str | pathlib.Path, videos: Mapping[str, Detections], classes: Sequence[str]) -> None:
     """Writes a results file, with every digit the detections have; the file appears whole or not at all."""
     content = {
         "version": "tadjax",
-        "external_data": {"used": bool(external_data), "details": external_data},
+        "external_data": {"used": False, "details": ""},
         "results": {
             video: [
                 {"segment": segment, "label": classes[label], "score": score}

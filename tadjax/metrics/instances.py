@@ -138,9 +138,7 @@ def read_ground_truth(
     )
 
 
-def align(
-    results: Results, truth: GroundTruth, blocked: Collection[str] = (), every_class: bool = False
-) -> tuple[Predictions, list[str]]:
+def align(results: Results, truth: GroundTruth, every_class: bool = False) -> tuple[Predictions, list[str]]:
     """Predictions in the ground truth's numbering, and sentences about what it does not know.
 
     Predictions of classes without ground truth are left out; with `every_class`, for metrics that ignore labels, they
@@ -149,7 +147,7 @@ def align(
     video_numbers = {video: number for number, video in enumerate(truth.videos)}
     class_numbers = {label: number for number, label in enumerate(truth.classes)}
     of_class = np.array([class_numbers.get(label, -1) for label in results.classes] or [-1])
-    videos = {video: found for video, found in results.videos.items() if video not in blocked}
+    videos = results.videos
     unknown_videos = [video for video in videos if video not in video_numbers]
     if videos and len(unknown_videos) == len(videos):
         raise DataError(

@@ -215,8 +215,10 @@ def test_seconds_and_frames_of_a_variable_rate(variable):
     np.testing.assert_array_equal(np.floor(index.seconds_to_frame(seconds)), on_display)
     np.testing.assert_allclose(index.seconds_to_frame(index.times), np.arange(150), atol=1e-9)
     everywhere = np.linspace(-3, index.info.duration + 3, 500)
-    np.testing.assert_allclose(index.frame_to_seconds(index.seconds_to_frame(everywhere)), everywhere, atol=1e-9)
-    assert np.all(np.diff(index.seconds_to_frame(everywhere)) > 0)
+    places = index.seconds_to_frame(everywhere)
+    assert np.all(np.diff(places) > 0)
+    outside = (everywhere < 0) | (everywhere > index.info.duration)
+    np.testing.assert_allclose((np.diff(places) / np.diff(everywhere))[outside[1:] & outside[:-1]], index.info.fps)
 
 
 @pytest.mark.parametrize("rate", [24, Fraction(30000, 1001), 60])
@@ -228,7 +230,6 @@ def test_constant_rate(tmp_path, rate, container):
     assert info.duration == pytest.approx(90 / float(rate), abs=1e-9)
     index = frame_index(path)
     assert index.seconds_to_frame(1.5) == pytest.approx(1.5 * float(rate), abs=1e-9)
-    assert index.frame_to_seconds([3, 4.5]) == pytest.approx(np.array([3, 4.5]) / float(rate), abs=1e-9)
     np.testing.assert_allclose(index.times, np.arange(90) / float(rate), atol=1e-3)
 
 
