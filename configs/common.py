@@ -236,9 +236,9 @@ def base() -> ConfigDict:
     config.post = post = ConfigDict()
     post.pre_nms_topk = 2000
     post.pre_nms_thresh = 0.001
-    post.nms = "gaussian"  # hard, linear, gaussian, or improved_gaussian
+    post.nms = "gaussian"  # none, hard, soft_hard, linear, gaussian, or improved_gaussian
     post.sigma = 0.7
-    post.iou_threshold = 0.1  # of hard and linear NMS
+    post.iou_threshold = 0.1  # of hard, soft_hard and linear NMS
     post.min_score = 0.0
     post.max_seg_num = 2000
     post.multiclass = True  # each class on its own

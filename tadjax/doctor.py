@@ -1,7 +1,8 @@
 """Says whether this machine and a config are fit to train, and the command that mends what is not.
 
-python -m tadjax.doctor                                                    # versions, devices, shared memory, decoding
-python -m tadjax.doctor --config=configs/thumos_vitg.py                    # also its weights, annotations and videos
+python -m tadjax.doctor                                                    # versions, devices, decoding
+python -m tadjax.doctor --config=configs/thumos_vitg.py                    # also shared memory, weights, annotations,
+                                                                           # videos
 python -m tadjax.doctor --config=configs/thumos_vitg.py --memory           # also whether its step fits: compiles it
 Any leaf of the config can be overridden, as in training. Exit status 0: nothing is wrong; 1: something is, as printed.
 """

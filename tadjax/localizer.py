@@ -1,4 +1,5 @@
-"""The whole model: backbone -> adaptation -> head. Parameters in, arrays out; no files, configs, meshes or data sets.
+"""The whole model: backbone -> adaptation -> head. Parameters in, arrays out; a Localizer knows no files, configs,
+meshes or data sets, `build` makes one of a config.
 
 params = {"backbone": ..., "adapter": ..., "head": ...}. What is frozen is decided by the caller, who differentiates
 with respect to the collections that are trained and to nothing else.
