@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from tadjax import config as configs
+from tadjax.backbones.layers import resize_in_time
 from tadjax.checkpoint import load_frozen
 from tadjax.data.features import RULES, differences, info_path, open_npy, read_rules, rows_of, rules_of, write_json
 from tadjax.data.frame_index import FrameIndex
@@ -30,11 +31,12 @@ from tadjax.data.sampling import Sampling, Window, list_windows
 from tadjax.data.stream import decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
 from tadjax.errors import ConfigError, DataError
-from tadjax.localizer import Localizer, build, resize_in_time
+from tadjax.localizer import Localizer, build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
 from tadjax.predict import find_videos, folder_names
 from tadjax.runs import (
+    Params,
     abstract_params,
     backbone_alone,
     check_weights,
@@ -45,8 +47,6 @@ from tadjax.runs import (
 )
 from tadjax.training.log import progress
 from tadjax.weights import digest
-
-Params = Any
 
 
 def extract(
