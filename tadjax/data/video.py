@@ -64,8 +64,8 @@ def read_frames(
     its top left corner and returned whole; the rest is left as it is.
 
     A frame that is missing (damaged, or beyond the end of a truncated file) is replaced by the nearest earlier one of
-    `indices`, by the nearest later one where there is none; if that would be more than `max_missing` (a share of n), or
-    nothing at all can be decoded, DataError names file and frame. Other errors as in `frame_index`.
+    `indices`, by the nearest later one where there is none; if more than `max_missing` (a share) of the different
+    frames are missing, or all, DataError names file and frame. Other errors as in `frame_index`.
     """
     index = frame_index(path, cache_dir)
 
@@ -109,10 +109,10 @@ def collect_frames(
         for u in draw(wanted[:inside], [out[r, :height, :width] for r in row[:inside]]):
             decoded[u] = True
 
-    substituted = int(np.count_nonzero(~decoded[inverse]))
-    if substituted > max_missing * len(indices) or not decoded.any():
+    missing = int(np.count_nonzero(~decoded))
+    if missing > max_missing * len(wanted) or not decoded.any():
         raise DataError(
-            f"{name}: frame {wanted[np.argmin(decoded)]} cannot be decoded; {substituted} of {len(indices)} "
+            f"{name}: frame {wanted[np.argmin(decoded)]} cannot be decoded; {missing} of {len(wanted)} "
             f"wanted frames are missing, at most {max_missing:.0%} may be (the file holds {info.frames} frames)"
         )
     # Nearest earlier decoded frame, else the first decoded one.
@@ -120,7 +120,7 @@ def collect_frames(
     source = row[source[inverse]]  # [n] rows of `out`
     for target in np.flatnonzero(source != np.arange(len(indices))):
         out[target, :height, :width] = out[source[target], :height, :width]
-    return Frames(out, substituted)
+    return Frames(out, int(np.count_nonzero(~decoded[inverse])))
 
 
 def draw_frames(

@@ -392,6 +392,20 @@ def test_missing_frames_in_the_middle_are_replaced_by_the_one_before(tmp_path, m
     assert read_frames(path, np.arange(2, 22)[:-1], max_missing=1 / 19).substituted == 1
 
 
+def test_a_frame_that_fills_a_window_is_missing_once(tmp_path):
+    """The last frame of a cut MP4 is rarely whole, and a window that is longer than the video repeats it."""
+    whole = make(tmp_path / "whole.mp4", 150, bf=3, g=50, container={"movflags": "faststart"})
+    half = cut(whole, tmp_path / "half.mp4", 0.5)
+    left = probe(half).frames
+    with pytest.raises(DataError, match=f"frame {left - 1} cannot be decoded; 1 of 1"):
+        read_frames(half, [left - 1], max_missing=1.0)
+    got = read_frames(half, np.minimum(np.arange(768), left - 1))
+    assert got.substituted == 768 - (left - 1)
+    assert (got.frames[left - 1 :] == got.frames[left - 2]).all()
+    with pytest.raises(DataError, match=f"1 of {left} wanted frames are missing, at most 1% may be"):
+        read_frames(half, np.minimum(np.arange(768), left - 1), max_missing=0.01)
+
+
 def not_videos(folder):
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("not a video at all\n" * 100)
