@@ -93,7 +93,7 @@ class FrameIndex:
         """Seconds on the container's clock at which frame 0 is presented: not 0 where a file was cut out of another."""
         return max(0.0, float(self.pts[0] * self.time_base))
 
-    @property
+    @cached_property
     def stamps(self) -> np.ndarray:
         """int64 [frames]: what a decoded frame is known by, its presentation time or else its number."""
         return self.pts if self.timed else np.arange(len(self))
