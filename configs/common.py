@@ -45,7 +45,6 @@ def base() -> ConfigDict:
     )
     data.class_agnostic = False  # one class "action"; labels come from an external video classifier
     data.max_missing = 0.05  # share of a window's frames that may fail to decode (the nearest earlier frame stands in)
-    data.max_aspect = 16 / 9  # widest picture, long side by short side; sets the size of the training canvas
     data.workers = 8  # decoding processes on this host; 0 decodes in the main process
     data.prefetch = 2  # windows a worker prepares ahead, in shared memory (/dev/shm)
 
@@ -274,7 +273,6 @@ def thumos() -> ConfigDict:
     config.data.annotations = "data/thumos14/annotations.json"
     config.data.classes = "data/thumos14/classes.txt"
     config.data.videos = "data/thumos14/videos"
-    config.data.max_aspect = 4 / 3
     return config
 
 

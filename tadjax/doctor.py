@@ -33,7 +33,7 @@ from tadjax.data.decode_speed import any_video, decoding_processes, decoding_spe
 from tadjax.data.features import feature_folder
 from tadjax.data.loader import shared_records
 from tadjax.data.prepare import DATASETS
-from tadjax.data.records import canvas_size, locate_videos, sampling_of
+from tadjax.data.records import locate_videos, sampling_of, usual_canvas
 from tadjax.data.video import probe
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import video_classifier
@@ -145,7 +145,7 @@ def check_config(config: Any) -> Iterator[Finding]:
 
 def shared_memory(config: Any) -> Iterator[Finding]:
     """Decoded windows wait in /dev/shm; containers often have 64 MB of it."""
-    height, width = canvas_size(config.window.short_side, config.data.max_aspect)
+    height, width = usual_canvas(config.window.short_side)
     features, sampling = feature_folder(config), sampling_of(config, train=True)
     window = sampling.frames * height * width * 3
     if features is not None:

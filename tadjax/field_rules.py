@@ -110,7 +110,6 @@ RULES: dict[str, Rule] = {
     "data.fps": within(0, 1000),
     "data.cache_gib": within(0, above=True),
     "data.max_missing": share,
-    "data.max_aspect": within(1),
     "data.workers": within(0, 256),
     "data.prefetch": within(1, 64),
     "features.layout": one_of("time_first", "channels_first"),

@@ -30,7 +30,7 @@ from tadjax import config as configs
 from tadjax import flops, topologies
 from tadjax.data import decode_speed
 from tadjax.data.features import feature_folder
-from tadjax.data.records import canvas_size, sampling_of
+from tadjax.data.records import sampling_of, usual_canvas
 from tadjax.errors import first_line
 from tadjax.field_rules import CLIP_FRAMES
 from tadjax.localizer import build
@@ -134,7 +134,7 @@ def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
 
 def _batch(config: Any, shardings: Mapping[str, jax.sharding.Sharding]) -> dict[str, jax.ShapeDtypeStruct]:
     b, t, length = config.optim.batch_size, sampling_of(config, train=True).frames, config.window.feature_length
-    height, width = canvas_size(config.window.short_side, config.data.max_aspect)
+    height, width = usual_canvas(config.window.short_side)
     pictures = {"frames": ((b, t, height, width, 3), jnp.uint8)}
     if config.features.path:
         pictures = {"features": ((b, length, feature_folder(config).width), jnp.float32)}

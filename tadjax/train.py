@@ -16,7 +16,7 @@ from tadjax.backbones.vit import Vit
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.augment import Augmentation, augment
 from tadjax.data.loader import Batches, share_of, steps_per_epoch, to_device, train_batches
-from tadjax.data.records import training_set
+from tadjax.data.records import training_set, usual_canvas
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
@@ -75,7 +75,11 @@ def train(
     lower = fidelity.configs(config)
     with hosts.in_order():  # process 0 indexes the videos for all
         streams = {name: training_set(at, annotations, index) for name, at in lower.items()}
-    epoch = steps_per_epoch(next(iter(streams.values())), config.optim.batch_size)
+    first = next(iter(streams.values()))
+    if first.canvas > usual_canvas(first.short_side):
+        height, width = first.canvas
+        hosts.say(f"all training pictures are padded to {height} x {width} pixels, the size of {first.widest.path}")
+    epoch = steps_per_epoch(first, config.optim.batch_size)
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
     evaluator = Evaluator(config, localizer, mesh, classes, index)

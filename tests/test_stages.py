@@ -142,7 +142,6 @@ def test_the_published_recipe_runs_as_one_job_and_predicts(small_data, tmp_path)
     config.data.classes = str(small_data / "classes.txt")
     config.data.videos = str(small_data / "videos")
     config.data.blocked = config.data.prefix = config.classifier.path = ""
-    config.data.max_aspect = 1.5
     metrics = train_stages(config, tmp_path)
     assert 0 <= metrics["average_mAP"] <= 100
     assert [(tmp_path / stage / "metrics.json").exists() for stage in config.lofi.stages] == [True] * 3

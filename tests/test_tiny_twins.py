@@ -69,7 +69,6 @@ def test_the_twin_trains_and_is_evaluated(path, words, small_data, tmp_path):
     config.data.prefix, config.data.fps = "", 0.0
     config.data.train_subset, config.data.eval_subset = "training", "validation"
     config.data.blocked = config.classifier.path = ""
-    config.data.max_aspect = 1.5
     config.window.stride = 2 * config.window.frames // config.window.feature_length
     if config.features.path:
         config.features.path = str(made_features(tmp_path / "features", config.features.width, config.window.stride))

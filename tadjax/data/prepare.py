@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -279,7 +278,6 @@ def write_config(
     if not len(lengths):
         raise DataError("no annotated segment lies inside its video; are its times in seconds?")
     sizes = suggest(lengths, max(info.duration for info in infos), fps)
-    aspect = max(max(info.width, info.height) / min(info.width, info.height) for info in infos)
     frames = sizes.feature_length * sizes.frames_per_feature
     counts = f"{len(annotations.videos)} videos, {len(lengths)} instances, {len(annotations.classes)} classes"
     seconds = sizes.feature_length * sizes.stride / fps
@@ -301,7 +299,6 @@ def get_config(variant: str = ""):
     config.data.classes = {json.dumps(str(output / "classes.txt"))}
     config.data.videos = {json.dumps(str(videos))}
     config.data.train_subset, config.data.eval_subset = {json.dumps(subsets[0])}, {json.dumps(subsets[1])}
-    config.data.max_aspect = {math.ceil(1000 * max(1, aspect)) / 1000}
     config.window.frames = {frames}
     config.window.feature_length = {sizes.feature_length}
     config.window.stride = {sizes.stride}  # a window is {seconds:.1f} s at {fps:g} frames a second

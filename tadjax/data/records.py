@@ -163,15 +163,16 @@ def _re_encoded(video: Video, info: VideoInfo) -> bool:
     return info.fps > 0 and differ(video.fps, info.fps) and other_count
 
 
-def canvas_size(short_side: int, max_aspect: float) -> tuple[int, int]:
-    """(height, width) of the canvas on which training pictures lie; every batch has the same."""
-    return short_side, math.ceil(short_side * max_aspect)
+def usual_canvas(short_side: int) -> tuple[int, int]:
+    """(height, width) of the canvas on which training pictures lie, where none of the videos is wider than 16:9."""
+    return short_side, math.ceil(short_side * 16 / 9)
 
 
 class TrainSet:
     """The training stream. `len` is R, the records of an epoch; `record(n)` is record n of the stream, n = 0, 1, ...
 
-    Videos without a segment are left out. `max_segments` is M, the most segments that any window can hold.
+    Videos without a segment are left out. `max_segments` is M, the most segments that any window can hold; `widest` the
+    video whose pictures just fit the `canvas`, (height, width), which every batch has.
     """
 
     def __init__(
@@ -181,7 +182,6 @@ class TrainSet:
         *,
         seed: int,
         short_side: int,
-        max_aspect: float = 16 / 9,
         max_missing: float = 0.05,
         max_segments: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -191,15 +191,14 @@ class TrainSet:
         self.sampling = sampling
         self.seed = seed
         self.short_side = short_side
-        self.canvas = canvas_size(short_side, max_aspect)
         self._max_missing = max_missing
         self._cache_dir = cache_dir
         self._features = features
         self._windows = [(source, window) for source in self.sources for window in self._list(source)]
         if not self._windows:
             raise DataError(f"none of the {len(sources)} training videos has a window with a segment to learn from")
-        if features is None:
-            self._check_aspect(max_aspect)
+        self.widest = max(self.sources, key=self._long_side)
+        self.canvas = short_side, self._long_side(self.widest)
         if max_segments is None:
             bounds = (windows.max_segments(sampling, _frames_to_cover(sampling, s), s.truth) for s in self.sources)
             max_segments = max([1, *bounds])
@@ -208,15 +207,9 @@ class TrainSet:
     def _list(self, source: Source) -> tuple[Window, ...]:
         return windows.list_windows(self.sampling, _frames_to_cover(self.sampling, source), source.truth)
 
-    def _check_aspect(self, max_aspect: float) -> None:
-        wide = [s for s in self.sources if max(displayed_size(s.info, self.short_side)) > self.canvas[1]]
-        if wide:
-            widest = max(wide, key=lambda s: max(displayed_size(s.info, self.short_side)))
-            needed = math.ceil(1000 * max(displayed_size(widest.info, self.short_side)) / self.short_side) / 1000
-            raise ConfigError(
-                f"config.data.max_aspect is {max_aspect:.4g}, but {len(wide)} of {len(self.sources)} training videos "
-                f"are wider; {widest.path} has {widest.info.width} x {widest.info.height} pixels: set it to {needed:g}"
-            )
+    def _long_side(self, source: Source) -> int:
+        """Pixels of a video's pictures as they lie on the canvas; features have none."""
+        return self.short_side if self._features is not None else max(displayed_size(source.info, self.short_side))
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -397,7 +390,6 @@ def training_set(config: Any, annotations: Annotations, cache_dir: str | os.Path
         sampling,
         seed=config.seed,
         short_side=config.window.short_side,
-        max_aspect=config.data.max_aspect,
         max_missing=config.data.max_missing,
         cache_dir=cache_dir,
         features=features,

@@ -10,8 +10,7 @@ from configs import common
 from tadjax.data import records, video_folder
 from tadjax.data.annotations import Video, load_annotations
 from tadjax.data.sampling import GroundTruth, Timeline
-from tadjax.errors import ConfigError, DataError
-from tadjax.field_rules import RULES
+from tadjax.errors import DataError
 from tests.data.tiny_videos import (
     FRAMES,
     PORTRAIT,
@@ -93,17 +92,16 @@ def test_videos_without_segments_are_left_out(folder):
         train_set(opened[1:])
 
 
-def test_a_picture_wider_than_the_canvas_is_refused_with_the_aspect_it_needs(sources):
-    with pytest.raises(ConfigError, match=r"max_aspect is 1.2, but 5 of 5 .* 32 x 24 pixels: set it to 1.334"):
-        train_set(sources, max_aspect=1.2)
-    assert train_set(sources, max_aspect=1.334).canvas == (24, 33)
-
-
-def test_the_aspect_that_a_panorama_needs_can_be_set(sources):
-    wide = dataclasses.replace(sources[0], info=dataclasses.replace(sources[0].info, width=640, height=96))
-    with pytest.raises(ConfigError, match="640 x 96 pixels: set it to 6.667") as error:
-        train_set([wide])
-    assert RULES["data.max_aspect"](float(str(error.value).rpartition(" ")[2])) is None
+def test_the_canvas_just_holds_the_widest_of_the_training_videos(sources):
+    assert train_set(sources).canvas == (24, 32)
+    shapes = ((640, 96), (480, 960), (32, 24))
+    wide = [
+        dataclasses.replace(source, info=dataclasses.replace(source.info, width=width, height=height))
+        for source, (width, height) in zip(sources, shapes, strict=False)
+    ]
+    data = train_set(wide)
+    assert data.canvas == (24, 160) and data.widest is wide[0]
+    assert train_set(wide[1:]).canvas == (24, 48)  # a portrait video lies on its side
 
 
 def test_evaluation_windows_reach_every_frame_and_know_their_seconds(sources):

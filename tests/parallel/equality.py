@@ -32,7 +32,6 @@ def make_config(method: str):
     config.window.frames = config.window.feature_length = config.head.max_length = 16 * CLIPS
     config.optim.batch_size = VIDEOS
     config.augment.policy = "none"
-    config.data.max_aspect = 1.0
     config.backbone.drop_path = 0.2
     return config
 
