@@ -169,7 +169,7 @@ def _operations(config: Any) -> int:
     plain = config.copy_and_resolve_references()
     with plain.unlocked():
         plain.memory.attention = "xla"
-    one = meshes.make_mesh(configs.ConfigDict(dict(data=1, clip=1, fsdp=1)), jax.devices("cpu")[:1])
+    one = meshes.make_mesh(configs.ConfigDict(dict(data=1, clip=1, fsdp=1)), jax.devices()[:1])
     step = training_step(plain, one, "cpu")
     return flops.count(step.function, step.state, step.batch)
 

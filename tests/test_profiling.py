@@ -112,7 +112,9 @@ def test_a_program_that_cannot_be_read_leaves_the_memory(monkeypatch):
     assert numbers["verdict"] == "fits: the step needs 1.00 GiB a chip (of 16.00)" and "roofline" not in numbers
 
 
-def test_utilisation_counts_no_recomputation():
+def test_utilisation_counts_no_recomputation(monkeypatch):
+    here = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: here)  # only these: JAX_PLATFORMS=cuda leaves no CPU to ask for
     config = load(ROOT / "configs" / "thumos_vitg.py", "tiny")
     config.optim.batch_size = 1
     assert config.memory.remat == "block"
