@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     config.head.input_dropout = 0.2
     config.head.tridet.input_noise = 0.0005
     config.optim.schedule_epochs = config.optim.epochs = 35
-    config.train.eval_from_epoch, config.train.eval_every_epochs = 25, 2
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 30, 1
     config.post.sigma = 0.5
     config.post.min_score = 0.001
     if head == "tridet":
