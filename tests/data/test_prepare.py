@@ -108,7 +108,7 @@ def test_a_custom_data_set_ends_with_a_config_that_is_right(small_data, tmp_path
     for name, entry in json.loads((small_data / "annotations.json").read_text())["database"].items():
         rows += [f"{name}.mp4,{a['segment'][0]},{a['segment'][1]},{a['label']}" for a in entry["annotations"]]
     (tmp_path / "mine.csv").write_text("\n".join(rows) + "\nlost.mp4,1,2,left\n")
-    output = tmp_path / "mine"
+    output = tmp_path / "mine\U0001f600"
     arguments = ["--videos", str(small_data / "videos"), "--annotations", str(tmp_path / "mine.csv")]
     assert main(["custom", *arguments, "--output", str(output)]) == 1, "a video is missing"
     printed = capsys.readouterr().out

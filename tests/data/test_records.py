@@ -133,7 +133,7 @@ def test_a_config_describes_both_sets(folder, tmp_path):
     train = records.training_set(config, load_annotations(config.data.annotations, "training"), tmp_path / "index")
     record = train.record(0)
     assert (len(train), train.max_segments) == (4, 2)
-    assert record["frames"].shape == (32, 24, 43, 3)  # 32 frames at stride 1, two a feature step
+    assert record["frames"].shape == (32, 24, 32, 3)  # 32 frames at stride 1, two a feature step
     assert record["valid"].shape == (16,)
     evaluation = records.evaluation_set(
         config, load_annotations(config.data.annotations, "validation"), tmp_path / "index"
