@@ -175,6 +175,7 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
             attention=resolve(config.memory.attention, platform or jax.default_backend(), dtype),
             feature_length=0 if of_snippets else config.window.feature_length,
         )
+        _check_pictures(config, getattr(backbone, "patch", 1))
     head = make_head(_tuples(config.head.to_dict()), classes, dtype)
     options, adapter, beside = config.adaptation, None, None
     if options.method in ("tia", "full_tia", "longlora"):
@@ -189,6 +190,15 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     trains_backbone = options.method in ("full", "full_tia")
     length = config.window.feature_length
     return Localizer(backbone, head, length, adapter, layers, memory, beside, trains_backbone, snippets)
+
+
+def _check_pictures(config: Any, patch: int) -> None:
+    """ConfigError where a picture has not a single patch."""
+    for field, side in (("window.size", config.window.size), ("backbone.image", config.backbone.image)):
+        if side < patch:
+            raise ConfigError(
+                f"config.{field} = {side}: smaller than the backbone's patches of {patch} x {patch} pixels"
+            )
 
 
 def _tia(options: Any, dtype: Any) -> Tia:

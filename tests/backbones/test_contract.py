@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import thumos_vitg
 from convert.layouts import layout_named
 from convert.mapping import flat, nested, to_flax, to_torch
 from tadjax import weights
@@ -19,6 +20,8 @@ from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
 from tadjax.backbones.swin import PatchMerging, Swin
 from tadjax.backbones.tsm import Tsm
+from tadjax.errors import ConfigError
+from tadjax.localizer import build
 from tests.golden.backbone import read, run_layers, state_dict
 from tests.golden.compare import HERE
 
@@ -170,3 +173,11 @@ def test_no_gradient_reaches_the_statistics_of_batch_norm(name):
     grads = flat(jax.jit(jax.grad(total))(params_of(backbone)))
     for path, grad in grads.items():
         assert np.any(grad) != path.endswith(("/mean", "/var")), path
+
+
+@pytest.mark.parametrize("field", ["window.size", "backbone.image"])
+def test_pictures_smaller_than_a_patch_are_refused(field):
+    config = thumos_vitg.get_config("tiny")
+    config.update_from_flattened_dict({field: 12})
+    with pytest.raises(ConfigError, match=rf"^config.{field} = 12: smaller than the backbone's patches of 16 x 16"):
+        build(config, 3, "cpu")
