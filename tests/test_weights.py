@@ -16,7 +16,7 @@ from convert import torch_to_flax
 from tadjax.backbones import BACKBONES, make_backbone
 from tadjax.backbones.vit import Vit
 from tadjax.errors import WeightsError
-from tadjax.weights import load, load_backbone, read_geometry, save
+from tadjax.weights import check_geometry, load, load_backbone, read_geometry, save
 from tests.convert.checkpoints import DEPTH, HEADS, IMAGE, MLP, PATCH, WIDTH, opentad, tensors, under, vit_shapes
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -73,6 +73,20 @@ def test_another_geometry_is_one_error_with_both_shapes_and_the_field(folder):
     assert "backbone/patch_embed/kernel is [2, 8, 8, 3, 24] in the weights, [2, 16, 16, 3, 24] in the model" in text
     assert "backbone/blocks/attention/proj/bias is [4, 24] in the weights, [5, 24] in the model" in text
     assert "config.backbone.size" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "stored", "wanted", "field"),
+    [
+        ("head/classification/out/kernel", (3, 512, 20), (3, 512, 3), "config.data.classes"),
+        ("head/start/out/bias", (20,), (3,), "config.data.classes"),  # TriDet's
+        ("head/classification/out/kernel", (3, 512, 20), (3, 256, 20), "config.head.width"),
+        ("head/regression/out/kernel", (3, 512, 34), (3, 512, 18), "config.head.tridet.bins"),
+    ],
+)
+def test_the_field_to_change_goes_by_the_axis(path, stored, wanted, field):
+    with pytest.raises(WeightsError, match=rf"\(change {field}\): {path} is "):
+        check_geometry({path: stored}, {path: wanted}, "x")
 
 
 def test_positions_of_another_picture_are_an_error(tmp_path):
