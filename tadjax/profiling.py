@@ -39,11 +39,9 @@ from tadjax.parallel.collectives import collectives, totals
 from tadjax.parallel.shard import spread
 from tadjax.program import parse
 from tadjax.roofline import BOUNDS, roofline, work
-from tadjax.runs import abstract_params
-from tadjax.train import view
+from tadjax.train import abstract_state, step_of
 from tadjax.training import fidelity
 from tadjax.training.optimizer import make_optimizer
-from tadjax.training.state import create, make_train_step
 
 CLASSES = 20  # of the head that is profiled; another number changes next to nothing
 SEGMENTS = 64  # annotated in a window
@@ -111,24 +109,9 @@ def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
     meshes.check_batch(config.optim, mesh)
     localizer = spread(build(config, 1 if config.data.class_agnostic else CLASSES, platform), mesh)
     tx = make_optimizer(config.optim, 100)
-    trained = configs.trained_collections(config)
-    shapes = jax.eval_shape(
-        lambda params: create(params, trained, localizer, tx), abstract_params(config, localizer, mesh)
-    )
-    placed = meshes.shardings(shapes, mesh)
-    state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, placed)
-    function = jax.jit(
-        make_train_step(
-            localizer,
-            tx,
-            ema_decay=config.optim.ema_decay,
-            accumulate=config.optim.accumulate,
-            view=view(config, mesh),
-            rng_seed=config.seed,
-        ),
-        donate_argnums=0,
-        out_shardings=(placed, None),
-    )
+    state = abstract_state(config, localizer, tx, mesh)
+    out_shardings = (jax.tree.map(lambda a: a.sharding, state), None)
+    function = jax.jit(step_of(config, localizer, tx, mesh), donate_argnums=0, out_shardings=out_shardings)
     return Step(function, state, _batch(config, meshes.batch_shardings(mesh)))
 
 

@@ -85,7 +85,10 @@ def train(
     evaluator = Evaluator(config, localizer, mesh, classes, index)
     tx = make_optimizer(config.optim, epoch)
     train_step = step_of_any_shape(
-        {streams[name].shape: step_of(lower[name], len(classes), tx, mesh) for name in lower}
+        {
+            streams[name].shape: step_of(at, spread(build(at, len(classes)), mesh), tx, mesh)
+            for name, at in lower.items()
+        }
     )
     keep = {"keep_last": config.train.keep_last, "keep_best": config.train.keep_best}
     with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints, hosts.together():
@@ -100,10 +103,10 @@ def train(
             return loop(config, workdir, state, train_step, batches, evaluator, checkpoints, watch, epoch)
 
 
-def step_of(config: Any, classes: int, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Callable:
+def step_of(config: Any, localizer: Localizer, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Callable:
     """The train step of a config."""
     return make_train_step(
-        spread(build(config, classes), mesh),
+        localizer,
         tx,
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,
@@ -187,25 +190,34 @@ def loop(
 
 
 def initial_state(
-    config, localizer, tx, mesh, workdir: pathlib.Path, checkpoints: Checkpoints, start: Params | None = None
+    config: Any,
+    localizer: Localizer,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    start: Params | None = None,
 ) -> TrainState:
     """The newest checkpoint's state, or a new one (from `start`, as far as given); arrays made where they will lie."""
-    trained = configs.trained_collections(config)
+    like = abstract_state(config, localizer, tx, mesh)
     if checkpoints.steps():
-        like = abstract_params(config, localizer, mesh)
-        shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), like)
-        placed = jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, meshes.shardings(shapes, mesh)
-        )
-        restored = checkpoints.restore(placed)
+        restored = checkpoints.restore(like)
         if restored is not None:
-            return restored.replace(frozen=load_frozen(workdir, placed.frozen))
-    params = initial_params(config, localizer, mesh, start)
+            return restored.replace(frozen=load_frozen(workdir, like.frozen))
+    params, trained = initial_params(config, localizer, mesh, start), configs.trained_collections(config)
     save_frozen(workdir, split(params, trained)[1])
+    out_shardings = jax.tree.map(lambda a: a.sharding, like)
+    return jax.jit(lambda params: create(params, trained, localizer, tx), out_shardings=out_shardings)(params)
+
+
+def abstract_state(
+    config: Any, localizer: Localizer, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of a config's state."""
+    params, trained = abstract_params(config, localizer, mesh), configs.trained_collections(config)
     shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), params)
-    return jax.jit(lambda params: create(params, trained, localizer, tx), out_shardings=meshes.shardings(shapes, mesh))(
-        params
-    )
+    placed = meshes.shardings(shapes, mesh)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, placed)
 
 
 def view(config: Any, mesh: jax.sharding.Mesh) -> Callable[[Batch], jax.Array]:
