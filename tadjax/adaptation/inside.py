@@ -89,7 +89,7 @@ def _run_stage(
         return block(params, adapt(adapter_before, x), scale), None
 
     used = 0
-    for begin, count, has_adapter in _rolled_runs(_depth(stage.params), layers):
+    for begin, count, has_adapter in _rolled_runs(stacks.depth(stage.params), layers):
         adapters = part(adapter_params, used, count) if has_adapter else None
         used += count if has_adapter else 0
         # A slice of the stacked weights is a copy of them, so that frozen layers are picked by index.
@@ -143,7 +143,7 @@ def join_groups(x: jax.Array, axis: int) -> jax.Array:
 
 def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> jax.Array:
     """Scans `step` over layers stacked on a leading axis, keeping activations as `memory.remat` says."""
-    if _depth(stacked) == 1:  # it may change x's shape, which no scan can carry
+    if stacks.depth(stacked) == 1:  # it may change x's shape, which no scan can carry
         once = {"none": step, "offload": _offloaded(step)}.get(memory.remat) or jax.checkpoint(step)
         return once(x, jax.tree.map(lambda a: a[0], stacked))[0]
     if memory.remat == "none":
@@ -151,7 +151,7 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
     if memory.remat == "offload":
         return jax.lax.scan(_offloaded(step), x, stacked)[0]
     body = jax.checkpoint(step, prevent_cse=False)
-    depth = _depth(stacked)
+    depth = stacks.depth(stacked)
     outer = int(depth**0.5)
     if memory.remat == "nested" and outer > 1:
         inner = depth // outer
@@ -159,7 +159,7 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
         many = jax.checkpoint(lambda x, layers: (jax.lax.scan(body, x, layers)[0], None), prevent_cse=False)
         x = jax.lax.scan(many, x, nested)[0]
         stacked = jax.tree.map(lambda a: a[outer * inner :], stacked)  # what is left over, fewer than `outer`
-    return jax.lax.scan(body, x, stacked)[0] if _depth(stacked) else x
+    return jax.lax.scan(body, x, stacked)[0] if stacks.depth(stacked) else x
 
 
 def _offloaded(step: Callable) -> Callable:
@@ -180,10 +180,6 @@ def _offloaded(step: Callable) -> Callable:
 def pick_layer(stacked: Any, index: jax.Array) -> Any:
     """One layer of what is stacked on a leading layer axis."""
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), stacked)
-
-
-def _depth(stacked: Any) -> int:
-    return jax.tree.leaves(stacked)[0].shape[0]
 
 
 def part(stacked: Any, begin: int, count: int) -> Any:

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tadjax.adaptation import stacks
 from tadjax.adaptation.inside import Memory, in_clip_groups, part, pick_layer, scan_layers
 from tadjax.adaptation.tia import DepthwiseConv, dense
 from tadjax.backbones.attention import attention
@@ -80,7 +81,7 @@ class _InBlocks:
         """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, T', D]."""
         del valid  # everything here stays within a clip
         (stage,) = backbone.stages(params)
-        depth = jax.tree.leaves(stage.params)[0].shape[0]
+        depth = stacks.depth(stage.params)
 
         def adapted(layer: tuple, x: jax.Array, _: None) -> jax.Array:
             b, t, h, w, d = x.shape

@@ -16,9 +16,14 @@ from tadjax.backbones.vit import feature_map
 FRAMES = (1, 16, 32, 32, 3)  # a window small enough to trace, of which every backbone makes a step or more
 
 
+def depth(stacked: Any) -> int:
+    """How many layers are stacked."""
+    return jax.tree.leaves(stacked)[0].shape[0]
+
+
 def depths(stages: Sequence[Any]) -> list[int]:
     """Layers of each stage."""
-    return [jax.tree.leaves(stage.params)[0].shape[0] for stage in stages]
+    return [depth(stage.params) for stage in stages]
 
 
 def places(depths: Sequence[int], layers: tuple[int, ...]) -> dict[int, list[int]]:

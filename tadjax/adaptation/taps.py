@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tadjax.adaptation import stacks
 from tadjax.adaptation.inside import join_groups, part, pick_layer, split_groups
 from tadjax.backbones.vit import Stage, feature_map
 
@@ -63,8 +64,7 @@ def run(
     is no stochastic depth, or the two passes of `recompute` would disagree. ValueError if the window's clips are no
     whole number of groups, or if the backbone has no clips.
     """
-    depths = [_depth(stage.params) for stage in backbone.stages(params)]
-    runs = _runs(depths, layers)
+    runs = _runs(stacks.depths(backbone.stages(params)), layers)
     while not to_the_end and not runs[-1].taps:
         runs.pop()
     groups = _groups(backbone, params, frames, clips_per_group)
@@ -229,7 +229,3 @@ _BRING_BACK: dict[str, Callable] = {
     "store_int8": _dequantise,
     "offload": lambda kept: jax.device_put(kept, jax.memory.Space.Device),
 }
-
-
-def _depth(stacked: Any) -> int:
-    return jax.tree.leaves(stacked)[0].shape[0]

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tadjax.adaptation import taps
+from tadjax.adaptation import stacks, taps
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.tia import dense
 
@@ -57,7 +57,7 @@ class Unipt:
         valid: jax.Array | None = None,
     ) -> jax.Array:
         """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, T', D]. layers: without layer N."""
-        depth = jax.tree.leaves(backbone.stages(params)[-1].params)[0].shape[0]
+        depth = stacks.depth(backbone.stages(params)[-1].params)
         collected, last = taps.run(
             backbone,
             params,

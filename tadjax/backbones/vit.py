@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax.backbones.attention import attention
+from tadjax.backbones.layers import normalise
 
 TUBELET = 2  # frames
 CLIP_FRAMES = 16
@@ -168,8 +169,7 @@ class Vit:
         b, t, height, width, _ = frames.shape
         if t % CLIP_FRAMES:
             raise ValueError(f"{t} frames are no whole number of clips of {CLIP_FRAMES} frames")
-        frames = (frames.astype(jnp.float32) - jnp.array(MEAN)) / jnp.array(STD)
-        x = self._patch_embed.apply({"params": params["patch_embed"]}, frames.astype(self.dtype))
+        x = self._patch_embed.apply({"params": params["patch_embed"]}, normalise(frames, MEAN, STD, self.dtype))
         h, w = height // self.patch, width // self.patch
         positions = position_table(self.width, self.image // self.patch, h, w)  # [8, h, w, D]
         positions = jnp.asarray(positions, self.dtype)
