@@ -108,9 +108,10 @@ def test_every_sampled_frame_of_a_file_is_in_a_window_of_full_coverage(frames, s
 
 def test_windows_in_training_hold_a_segment():
     sampling = Sampling("sliding", 8, stride=1, overlap=0.5, ioa_threshold=0.75)
-    truth = GroundTruth(np.array([[10, 14], [0, 100]], np.float32), np.array([3, 4], np.int32))
+    truth = GroundTruth(np.array([[10, 14], [0, 100], [12, 16]], np.float32), np.array([3, 4, 5], np.int32))
     windows = list_windows(sampling, 100, truth)
-    assert [window.start for window in windows] == [8]  # [8, 15] holds all of the first; none holds 3/4 of the second
+    # [8, 15] holds all of the first and just 3/4 of the third, [12, 19] all of the third; none so much of the second.
+    assert [window.start for window in windows] == [8, 12]
     got = sample(sampling, Timeline(10.0, 100), 100, window=windows[0], truth=truth)
     assert got.segments.tolist() == [[2, 6]] and got.labels.tolist() == [3]
     assert got.segments.dtype == np.float32

@@ -126,6 +126,8 @@ def test_voting_is_a_mean_weighted_by_scores():
     voted = vote(segments[[0, 3]], segments, scores, 0.7)
     np.testing.assert_allclose(voted[0], [0.25, 10.25], atol=1e-6)
     np.testing.assert_array_equal(voted[1], segments[3])  # no length, no tIoU: it stays
+    voted = vote(np.array([[0, 4]], F), np.array([[0, 4], [0, 2]], F), np.array([0.5, 0.5], F), 0.5)
+    np.testing.assert_array_equal(voted, [[0, 3]])  # a tIoU of the threshold is enough
 
 
 def test_voting_is_left_out_where_classes_stand_alone():

@@ -5,7 +5,7 @@ import numpy as np
 from tadjax.heads.classifier import Classifier, step_labels
 
 TARGETS = {
-    "segments": np.array([[[0.6, 6.0], [2.0, 4.0], [7.4, 9.0], [0.0, 9.0]]], np.float32),
+    "segments": np.array([[[0.6, 6.5], [2.0, 4.0], [7.5, 9.0], [0.0, 9.0]]], np.float32),
     "labels": np.array([[0, 2, 1, 1]], np.int32),
     "segment_valid": np.array([[True, True, True, False]]),
 }

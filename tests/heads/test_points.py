@@ -64,7 +64,8 @@ def assign_point_by_point(points, segments, labels, radius, filter_similar_gt):
 def test_targets_equal_the_rule_point_by_point(radius, filter_similar_gt):
     rng = np.random.default_rng(1)
     start = rng.integers(0, 28, (3, 12)).astype(np.float32)  # on the grid, where strictness and ties matter
-    segments = np.stack([start, np.minimum(start + rng.choice([1, 2, 4, 4.0005, 8, 9, 16], (3, 12)), 32)], axis=-1)
+    lengths = rng.choice([1, 2, 4, 4.0005, 4.002, 8, 9, 16], (3, 12))
+    segments = np.stack([start, np.minimum(start + lengths, 32)], axis=-1)
     segments[1] += rng.uniform(-0.5, 0.5, (12, 1))
     labels = rng.integers(0, CLASSES, (3, 12))
     points, classes, offsets = assign(segments, labels, radius=radius, filter_similar_gt=filter_similar_gt)
