@@ -249,17 +249,6 @@ def augment(
     return _in_chunks(some_frames, frames, portrait, drawn)
 
 
-def center_view(frames: jax.Array, frame_size: jax.Array, portrait: jax.Array, *, size: int) -> jax.Array:
-    """The centre square of every canvas, resized: the view at test time. Arguments and result as of `augment`."""
-    upright = jnp.where(portrait[:, None], frame_size[:, ::-1], frame_size)
-    box = jax.vmap(_center_box)(upright[:, 0], upright[:, 1])
-
-    def some_frames(frames, portrait, box):
-        return _view(frames, box, False, portrait, size).transpose(1, 2, 3, 0)
-
-    return _in_chunks(some_frames, frames, portrait, box)
-
-
 def _view(frames, box, flip, portrait, size: int) -> jax.Array:
     """Crop, resize, flip and put upright: frames uint8 [F, Hc, Wc, 3] -> planes uint8 [3, F, size, size]."""
     _, canvas_height, canvas_width, _ = frames.shape
