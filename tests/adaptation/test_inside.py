@@ -38,15 +38,6 @@ def ours(given, layers, scales, memory, params=None):
     return inside.run(tiny.BACKBONE, tiny.params() if params is None else params, tiny.frames(), **options)
 
 
-def value_and_gradient(function, given):
-    def loss(given):
-        y = function(given)
-        return (y**2).sum(), y
-
-    (_, y), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
-    return y, grads
-
-
 @pytest.mark.parametrize(
     "remat, clips_per_group, layers, scales",
     [
@@ -61,8 +52,8 @@ def value_and_gradient(function, given):
 )
 def test_every_way_of_keeping_activations_equals_plain_autodiff(remat, clips_per_group, layers, scales):
     given, memory = adapters(layers), Memory(remat, clips_per_group)
-    got, got_grads = value_and_gradient(lambda a: ours(a, layers, scales, memory), given)
-    want, want_grads = value_and_gradient(lambda a: plain(a, layers, scales), given)
+    got, got_grads = tiny.value_and_gradient(lambda a: ours(a, layers, scales, memory), given)
+    want, want_grads = tiny.value_and_gradient(lambda a: plain(a, layers, scales), given)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     assert tiny.largest_difference(got_grads, want_grads) < 1e-5
 

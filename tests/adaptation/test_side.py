@@ -26,15 +26,6 @@ def plain(side: Side, given: dict, params: dict, frames: jax.Array) -> jax.Array
     return tiny.BACKBONE.pool(y)
 
 
-def value_and_gradient(function, given):
-    def loss(given):
-        y = function(given)
-        return (y**2).sum(), y
-
-    (_, y), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
-    return y, grads
-
-
 @pytest.mark.parametrize(
     "tia, clips_per_group",
     [
@@ -51,8 +42,8 @@ def test_pooled_before_the_up_projection_is_exact(tia, clips_per_group):
     given = adapters(side)
     memory = Memory(clips_per_group=clips_per_group)
     ours = functools.partial(side.features, tiny.BACKBONE, params, layers=LAYERS, memory=memory)
-    got, got_grads = value_and_gradient(lambda a: ours(a, frames), given)
-    want, want_grads = value_and_gradient(lambda a: plain(side, a, params, frames), given)
+    got, got_grads = tiny.value_and_gradient(lambda a: ours(a, frames), given)
+    want, want_grads = tiny.value_and_gradient(lambda a: plain(side, a, params, frames), given)
     assert got.shape == (2, 8 * tiny.CLIPS, tiny.BACKBONE.width)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     # h' is computed before the mean in one and after it in the other: rounding of sums of a thousand terms differs.

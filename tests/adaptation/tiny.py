@@ -24,6 +24,17 @@ def params() -> dict:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def value_and_gradient(function, given):
+    """y = function(given), and the gradient of the sum of its squares."""
+
+    def loss(given):
+        y = function(given)
+        return (y**2).sum(), y
+
+    (_, y), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
+    return y, grads
+
+
 def away_from_start(tree: dict, seed: int) -> dict:
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: np.asarray(a + 0.05 * rng.standard_normal(a.shape), np.float32), tree)

@@ -117,8 +117,7 @@ def test_bfloat16_is_near_float32(name):
     params = params_of(backbone)
     half = dataclasses.replace(backbone, dtype=jnp.bfloat16)
     want, got = (
-        jax.jit(lambda p, x, b=b: inside.run(b, p, x, memory=inside.Memory("none")))(params, frames)
-        for b in (backbone, half)
+        jax.jit(lambda p, x, b=b: inside.run(b, p, x, memory=inside.Memory()))(params, frames) for b in (backbone, half)
     )
     assert got.dtype == jnp.float32
     assert 0 < float(jnp.abs(got - want).max()) < 0.05 * float(jnp.abs(want).max())
