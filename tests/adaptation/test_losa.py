@@ -8,7 +8,7 @@ import pytest
 
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.losa import Losa
-from tadjax.backbones.vit import SIZES, Vit
+from tadjax.backbones.vit import SIZES, Vit, sine_cosine
 from tests.adaptation import tiny
 
 LAYERS = (0, 1, 2, 3)
@@ -71,7 +71,7 @@ def test_learnable_parameters_as_published():
     assert abs(count / 143e6 - 1) < 0.01, count
 
 
-def numpy_fuse(given, f, f_last, f_n):
+def numpy_fuse(given, f, f_last, f_n, positions=0.0):
     """The module docstring's equations, one head, query and key at a time where it matters."""
 
     def softmax(scores):
@@ -85,7 +85,8 @@ def numpy_fuse(given, f, f_last, f_n):
     for name in ("short", "long"):
         attention, total = given["attention"][name], 0.0
         for i in range(f.shape[0]):
-            q, k, v = (linear(attention[n], i, x) for n, x in (("query", f[i]), ("key", f_last), ("value", f_last)))
+            inputs = ("query", f[i] + positions), ("key", f_last + positions), ("value", f_last)
+            q, k, v = (linear(attention[n], i, x) for n, x in inputs)
             heads = []
             for h in range(4):
                 part = slice(4 * h, 4 * h + 4)
@@ -101,6 +102,9 @@ def test_equals_the_papers_equations():
     given, taps_ = adapters(LOSA), small_taps(1)
     want = numpy_fuse(jax.tree.map(np.asarray, given), *map(np.asarray, taps_))
     np.testing.assert_allclose(LOSA.fuse(given, *taps_, None), want, rtol=0, atol=2e-5)
+    with_positions = dataclasses.replace(LOSA, positions="sincos")
+    want = numpy_fuse(*jax.tree.map(np.asarray, (given, *taps_)), sine_cosine(STEPS, 16))
+    np.testing.assert_allclose(with_positions.fuse(given, *taps_, None), want, rtol=0, atol=2e-5)
 
 
 def test_tap_is_the_weighted_mean_over_positions():
