@@ -10,6 +10,7 @@ from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.unipt import Unipt
 from tests.adaptation import tiny
+from tests.golden.compare import HERE, failures
 
 LAYERS = (1, 2, 4)
 
@@ -21,6 +22,11 @@ def frozen_features():
 def features(method, given, memory, layers=LAYERS, frames=None):
     frames = tiny.frames() if frames is None else frames
     return method.features(tiny.BACKBONE, tiny.params(), given, frames, layers=layers, memory=memory)
+
+
+def test_equals_the_published_code():
+    """ST-Adapter, AIM and UniPT, TIA inside and beside, and the plain adapter."""
+    assert failures(HERE / "peft_adapters.npz") == []
 
 
 @pytest.mark.parametrize("method", [Aim(), Unipt()])
