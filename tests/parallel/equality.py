@@ -13,6 +13,7 @@ import numpy as np
 
 from configs import thumos_vitg
 from tadjax import config as configs
+from tadjax.data.records import usual_canvas
 from tadjax.localizer import build
 from tadjax.parallel.collectives import collectives
 from tadjax.parallel.mesh import make_mesh
@@ -41,7 +42,7 @@ def random_batch(config) -> dict:
     length, side = config.window.feature_length, config.window.short_side
     start = rng.uniform(0, length - 20, (VIDEOS, SEGMENTS, 1))
     return {
-        "frames": rng.integers(0, 256, (VIDEOS, config.window.frames, side, side, 3), np.uint8),
+        "frames": rng.integers(0, 256, (VIDEOS, config.window.frames, *usual_canvas(side), 3), np.uint8),
         "frame_size": np.full((VIDEOS, 2), side, np.int32),
         "portrait": np.zeros(VIDEOS, bool),
         "augment_seed": np.arange(VIDEOS, dtype=np.uint32),
