@@ -200,6 +200,11 @@ def _disagreements(config: ConfigDict) -> Iterator[str]:
             f"config.head.gtad.durations = {head.gtad.durations} is above config.window.feature_length = "
             f"{window.feature_length}: no proposal is longer than the window"
         )
+    if head.name == "gtad" and head.gtad.neighbours > window.feature_length:
+        yield (
+            f"config.head.gtad.neighbours = {head.gtad.neighbours} is above config.window.feature_length = "
+            f"{window.feature_length}: a step has no more neighbours than there are steps"
+        )
     if optim.batch_size % optim.accumulate:
         yield (
             f"config.optim.batch_size = {optim.batch_size} is no multiple of config.optim.accumulate = "

@@ -117,7 +117,9 @@ def _say(what: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    del argv
+    if argv[1:]:
+        print(f"error: unexpected arguments {' '.join(argv[1:])}", file=sys.stderr)
+        return 2
     logging.set_verbosity(logging.ERROR)
     keep_compiled()
     try:

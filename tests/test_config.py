@@ -73,6 +73,15 @@ def test_a_wrong_value_is_named(field, value, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["durations", "neighbours"])
+def test_a_window_too_short_for_gtad_is_named(field):
+    config = load(ROOT / "configs" / "anet_tsm18_lofi.py")
+    steps = config.window.feature_length
+    config.head.gtad[field] = steps + 1
+    with pytest.raises(ConfigError, match=rf"config.head.gtad.{field} = {steps + 1} is above config.window.feature_l"):
+        configs.check(config, configs.reference())
+
+
 def test_all_wrong_fields_are_reported_at_once():
     config = load(ROOT / "configs" / "thumos_vitg.py")
     config.optim.head_lr, config.post.sigma = -1.0, 0.0

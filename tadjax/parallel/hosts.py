@@ -38,6 +38,7 @@ LAST_WORDS = "tadjax/last_words/"  # where they stand in the coordinator's store
 LOST = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|barrier", re.IGNORECASE)  # in JAX's errors
 
 _leaving = threading.Event()
+_asked = threading.Event()  # by SIGTERM, which may come between two stages of a job
 _stopped = threading.Event()
 
 
@@ -146,15 +147,14 @@ class Sigterm:
     """
 
     def __init__(self) -> None:
-        self._come = threading.Event()
         self._moment = 0
         if not several() and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: self._come.set())
+            signal.signal(signal.SIGTERM, lambda *_: _asked.set())
 
     def now(self) -> bool:
         """Whether to save and stop. Every process must ask equally often, at the same places of the program."""
         self._moment += 1
-        stop = multihost_utils.reached_preemption_sync_point(self._moment) if several() else self._come.is_set()
+        stop = multihost_utils.reached_preemption_sync_point(self._moment) if several() else _asked.is_set()
         if stop:
             _stopped.set()
         return stop

@@ -156,6 +156,15 @@ def test_a_single_process_is_left_alone():
         print(1 / 0)
 
 
+def test_sigterm_between_two_stages_of_a_job_stops_the_next():
+    code = (
+        "import os, signal; from tadjax.parallel import hosts; hosts.Sigterm(); "
+        "os.kill(os.getpid(), signal.SIGTERM); print(hosts.Sigterm().now())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_incomplete_or_impossible_jobs_are_refused():
     with pytest.raises(ConfigError, match="--coordinator, --num_processes and --process_id belong together"):
         hosts.connect("localhost:1", 2)
