@@ -125,7 +125,7 @@ def test_a_wrong_field_ends_the_examination_of_the_config(small_config):
 
 def test_little_shared_memory_is_wrong(small_config, monkeypatch):
     small_config.data.workers, small_config.data.prefetch, small_config.optim.batch_size = 3, 1, 2
-    window = 32 * 36 * 48 * 3  # frames, height, width, colours
+    window = 32 * 36 * 64 * 3  # frames, height, width, colours
     for free, right in ((14 * window, True), (14 * window - 1, False)):  # 14 were measured
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
         (finding,) = doctor.shared_memory(small_config)

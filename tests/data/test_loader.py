@@ -41,7 +41,7 @@ def test_a_training_batch_has_the_agreed_entries(sources):
     (batch,) = take(loader.train_batches(train_set(sources), 4), 1)
     shapes = {name: (array.dtype.name, array.shape) for name, array in batch.items()}
     assert shapes == {
-        "frames": ("uint8", (4, 16, 24, 43, 3)),  # 43 = ceil(24 * 16 / 9)
+        "frames": ("uint8", (4, 16, 24, 32, 3)),  # all videos are 32 x 24
         "frame_size": ("int32", (4, 2)),
         "portrait": ("bool", (4,)),
         "valid": ("bool", (4, 16)),
