@@ -96,7 +96,8 @@ def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(con
     assert [v.name for v in read_subset(config, "validation", CLASSES).videos] == ["video5"]
     assert ground_truth(config, CLASSES).videos == ("video5",)
     config.data.blocked = str(tmp_path / "none.txt")
-    with pytest.raises(DataError, match=r"config.data.blocked: .*none.txt: no such file; it lists videos"):
+    unread = r"config.data.blocked: .*none.txt: the file of videos cannot be read: No such file or directory; it lists"
+    with pytest.raises(DataError, match=unread):
         read_subset(config, "training", CLASSES)
 
 

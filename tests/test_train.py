@@ -148,7 +148,7 @@ def test_evaluation_of_the_workdir_gives_the_numbers_of_its_best_checkpoint(fini
     ],
 )
 def test_evaluations_follow_the_epochs_that_the_published_ones_follow(small_config, first, every, epochs, evaluated):
-    """OpenTAD's: those that `every` divides; here also the first one itself, and the last."""
+    """Those that `every` divides, from the first one that counts on, and the last."""
     small_config.train.eval_from_epoch, small_config.train.eval_every_epochs = first, every
     small_config.optim.epochs = epochs
     steps = [step for step in range(1, 3 * epochs + 1) if training.evaluates_after(small_config, step, 3)]

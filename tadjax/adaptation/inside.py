@@ -143,7 +143,8 @@ def join_groups(x: jax.Array, axis: int) -> jax.Array:
 
 def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> jax.Array:
     """Scans `step` over layers stacked on a leading axis, keeping activations as `memory.remat` says."""
-    if stacks.depth(stacked) == 1:  # it may change x's shape, which no scan can carry
+    depth = stacks.depth(stacked)
+    if depth == 1:  # it may change x's shape, which no scan can carry
         once = {"none": step, "offload": _offloaded(step)}.get(memory.remat) or jax.checkpoint(step)
         return once(x, jax.tree.map(lambda a: a[0], stacked))[0]
     if memory.remat == "none":
@@ -151,7 +152,6 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
     if memory.remat == "offload":
         return jax.lax.scan(_offloaded(step), x, stacked)[0]
     body = jax.checkpoint(step, prevent_cse=False)
-    depth = stacks.depth(stacked)
     outer = int(depth**0.5)
     if memory.remat == "nested" and outer > 1:
         inner = depth // outer

@@ -154,12 +154,7 @@ def read_classes(classes: str | PathLike[str] | Sequence[str]) -> tuple[str, ...
     """Class names from a text file, one a line in the order of the labels, or from a sequence of names."""
     if isinstance(classes, (str, PathLike)):
         source = str(classes)
-        try:
-            names = tuple(line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines())
-        except OSError as error:
-            raise DataError(f"{source}: the file of classes cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source}: the file of classes is not UTF-8 text") from error
+        names = tuple(line.strip() for line in _lines(classes, "classes"))
         while (
             names and not names[-1]
         ):  # blank lines at the end name no class; a blank line between two would shift labels
@@ -183,14 +178,17 @@ def read_names(path: str | PathLike[str]) -> frozenset[str]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f"{path}: not a JSON list of names of videos")
         return frozenset(names)
+    return frozenset(_lines(path, "videos")) - {""}
+
+
+def _lines(path: str | PathLike[str], what: str) -> list[str]:
+    """Lines of a text file that names one of `what` a line."""
     try:
-        return frozenset(Path(path).read_text(encoding="utf-8").splitlines()) - {""}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
+        raise DataError(f"{path}: the file of {what} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the file of {what} is not UTF-8 text") from error
 
 
 def _parse_video(

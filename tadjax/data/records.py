@@ -27,7 +27,8 @@ from tadjax.data import sampling as windows
 from tadjax.data.annotations import FPS_TOLERANCE, Annotations, Video
 from tadjax.data.built import PackedVideo, read_built
 from tadjax.data.features import FeatureFolder, feature_folder
-from tadjax.data.sampling import Grid, GroundTruth, Sampling, Timeline, Window
+from tadjax.data.sampling import GroundTruth, Sampling, Window
+from tadjax.data.timeline import Grid, Timeline, timeline_of
 from tadjax.data.video import Frames, VideoInfo, displayed_size, frame_index, read_frames
 from tadjax.data.video_folder import find_videos, some_of
 from tadjax.data.window_cache import WindowCache
@@ -118,7 +119,7 @@ def open_sources(
             else:
                 info, times = features.describe(Path(path))
             known = dataclasses.replace(video, frames=0, fps=0.0) if _re_encoded(video, info) else video
-            timeline = windows.timeline_of(
+            timeline = timeline_of(
                 known, fps=fps or None, file_frames=info.frames, file_fps=info.fps, frame_times=times
             )
             truth = windows.ground_truth(sampling, timeline, video)

@@ -18,7 +18,8 @@ import numpy as np
 
 from tadjax.data import sampling as windows
 from tadjax.data.frame_index import FrameIndex
-from tadjax.data.sampling import Grid, Sample, Sampling, Timeline, Window
+from tadjax.data.sampling import Sample, Sampling, Window
+from tadjax.data.timeline import Grid, Timeline
 from tadjax.data.video import read_frames
 from tadjax.errors import DataError
 

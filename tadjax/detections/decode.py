@@ -16,7 +16,7 @@ from tadjax.errors import TadjaxError
 
 
 class Grid(Protocol):
-    """What is needed of `tadjax.data.sampling.Grid`; this folder stands without the others."""
+    """What is needed of `tadjax.data.timeline.Grid`; this folder stands without the others."""
 
     def to_seconds(self, steps: np.ndarray) -> np.ndarray: ...
 

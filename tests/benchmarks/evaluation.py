@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from tadjax.data.sampling import Grid, Timeline
+from tadjax.data.timeline import Grid, Timeline
 from tadjax.detections.decode import postprocess
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import Results

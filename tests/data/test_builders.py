@@ -29,8 +29,8 @@ from tadjax.data.video import read_frames
 from tadjax.errors import DataError
 from tadjax.train import train
 from tests.conftest import ROOT, make_small_config
+from tests.data.numbered_videos import make
 from tests.data.test_loader import assert_same, take
-from tests.data.test_video import make
 
 PIECES = ("--embed", "--seconds", "4", "--processes", "0")
 

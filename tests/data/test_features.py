@@ -13,7 +13,8 @@ from configs import common
 from tadjax.data import records
 from tadjax.data.annotations import Video
 from tadjax.data.features import FeatureFolder, feature_folder, info_path, resized, rules_of
-from tadjax.data.sampling import Sampling, Timeline, Window, ground_truth, list_windows, sample
+from tadjax.data.sampling import Sampling, Window, ground_truth, list_windows, sample
+from tadjax.data.timeline import Timeline
 from tadjax.errors import ConfigError, DataError
 
 FPS = 25.0

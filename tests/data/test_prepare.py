@@ -13,9 +13,9 @@ from tadjax.data.recipe import advise, instance_lengths, rates, suggest
 from tadjax.data.video import probe, read_frames
 from tadjax.data.video_folder import video_files
 from tadjax.errors import ConfigError, DataError
+from tests.data.numbered_videos import make, number_of
 from tests.data.test_publishers import clip as moment_clip
 from tests.data.test_publishers import moments
-from tests.data.test_video import make, number_of
 from tests.test_config import FILES, load
 
 CSV = "video,start,end,label\nvideo0.mp4,0.5,2,left\nvideo0,3,4.5,right\nfilms/video1.mp4,1,2.5,left\n"

@@ -9,7 +9,8 @@ import pytest
 from configs import common
 from tadjax.data import records, video_folder
 from tadjax.data.annotations import Video, load_annotations
-from tadjax.data.sampling import GroundTruth, Timeline
+from tadjax.data.sampling import GroundTruth
+from tadjax.data.timeline import Timeline
 from tadjax.errors import DataError
 from tests.data.tiny_videos import (
     FRAMES,

@@ -10,7 +10,7 @@ from tadjax.data.frame_index import frame_index
 from tadjax.data.reencode import SETTINGS, Encoding, encoding_of, reencode, reencode_folder
 from tadjax.data.video import probe, read_frames
 from tadjax.errors import DataError
-from tests.data.test_video import make, number_of
+from tests.data.numbered_videos import make, number_of
 
 SMALL = Encoding(short_side=48)
 

@@ -13,7 +13,7 @@ from tadjax.data.records import EvaluationSet, open_sources
 from tadjax.data.sampling import Sampling, list_windows
 from tadjax.data.stream import decoding_threads, file_timeline, stream_windows
 from tadjax.errors import DataError
-from tests.data.test_video import make
+from tests.data.numbered_videos import make
 
 SLIDING = Sampling("sliding", feature_length=16, frames_per_feature=2, stride=4, overlap=0.5)  # windows of 64 frames
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tadjax.data.sampling import Grid, Timeline
+from tadjax.data.timeline import Grid, Timeline
 from tadjax.detections.decode import Detections, postprocess, postprocess_video, top_candidates
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.settings import PostSettings

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tadjax.data.sampling import Grid, Timeline
+from tadjax.data.timeline import Grid, Timeline
 from tadjax.detections.decode import Detections, postprocess, postprocess_video, top_candidates
 from tadjax.detections.fusion import VideoClassifier, classify, merge_windows
 from tadjax.detections.nms import suppress

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tadjax.data import annotations, sampling
+from tadjax.data.timeline import Grid, timeline_of
 from tests.golden.compare import Row
 
 CLASSES = ("Alpha", "Beta", "Gamma")
@@ -54,7 +55,7 @@ def _check_sliding(name: str, case: dict) -> Iterator[Row]:
     yield Row(f"{name}/window_stride", np.array(spec.window_stride), np.array(case["window_stride"]))
     got = []
     for video in _videos(case["database"]):
-        timeline = sampling.timeline_of(video, fps=_fps(case))
+        timeline = timeline_of(video, fps=_fps(case))
         truth = None
         if not case["test_mode"]:
             truth = sampling.ground_truth(spec, timeline, video)
@@ -89,7 +90,7 @@ def _check_resize(name: str, case: dict) -> Iterator[Row]:
     videos = {video.name: video for video in _videos(case["database"])}
     for want in case["videos"]:
         video = videos[want["video_name"]]
-        timeline = sampling.timeline_of(video)
+        timeline = timeline_of(video)
         truth = sampling.ground_truth(spec, timeline, video)
         sample = sampling.sample(spec, timeline, case["decoder_total_frames"][video.name], truth=truth)
         if "frame_inds_runs" not in want:  # the reference fails its own check here, as it has one index too many
@@ -114,9 +115,9 @@ def _check_random_trunc(name: str, case: dict) -> Iterator[Row]:
     )
     entry = {key: case[key] for key in ("duration", "frame", "annotations") if key in case}
     (video,) = _videos({case["video_name"]: entry | {"subset": "training"}})
-    timeline = sampling.timeline_of(video, fps=_fps(case))
+    timeline = timeline_of(video, fps=_fps(case))
     truth = sampling.ground_truth(spec, timeline, video)
-    whole = sampling.Grid(timeline, spec.feature_length, spec.stride, 0, spec.offset_frames)
+    whole = Grid(timeline, spec.feature_length, spec.stride, 0, spec.offset_frames)
     before = sampling.GroundTruth(whole.frames_to_steps(truth.segments), truth.labels)
     yield from _check_truth(f"{name}/before", before, case["gt_in_feature_units_before"])
     draws = Script(case["randint_calls"])

@@ -84,7 +84,7 @@ def test_rules_and_thresholds(tmp_path):
         ("good.json truth.json --blocked truth.json", 2, "not a JSON list"),
         ("good.json both.json --blocked blocked.txt", 0, "1 instances of 1 classes in 1 videos"),
         ("good.json both.json --blocked blocked.json", 0, "1 instances of 1 classes in 1 videos"),
-        ("good.json both.json --blocked none.txt", 2, "none.txt: no such file"),
+        ("good.json both.json --blocked none.txt", 2, "none.txt: the file of videos cannot be read: No such file"),
         ("good.json truth.json --diagnose --figure x.bmp", 2, ".png, .svg or .pdf"),
     ],
 )
