@@ -2,6 +2,7 @@
 
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
 slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -B, of Kinetics-400
+i3d                                 or I3D, RGB, of Kinetics-400
 adatad frozen finetune              adapters inside (AdaTAD), head alone, everything
 160 224                             side of the pictures in pixels; 224 adapts the last half of vitg's layers
 cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own

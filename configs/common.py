@@ -17,6 +17,7 @@ OTHER_BACKBONES = {
     "slowfast101": ("slowfast", "r101"),
     "swint": ("swin", "t"),
     "swinb": ("swin", "b"),
+    "i3d": ("i3d", "rgb"),
 }
 TINY = ("", "tiny")
 
@@ -95,7 +96,7 @@ def base() -> ConfigDict:
     augment.jitter = True  # brightness, contrast, saturation and hue
 
     config.backbone = backbone = ConfigDict()
-    backbone.name = "vit"  # vit, slowfast, swin, tsm or r2plus1d
+    backbone.name = "vit"  # vit, slowfast, swin, tsm, r2plus1d or i3d
     backbone.size = "g"  # a key of SIZES in tadjax/backbones/NAME.py
     # Pixels; side of the pictures that the weights were pre-trained on: of vit's position table, and of LoSA's grids.
     backbone.image = 224
@@ -280,7 +281,7 @@ def other_backbone(config: ConfigDict, word: str) -> ConfigDict:
     """Any config with one of OTHER_BACKBONES, which see the window as a whole."""
     config.backbone.name, config.backbone.size = OTHER_BACKBONES[word]
     config.backbone.weights = f"weights/{word}"
-    if config.backbone.name == "slowfast":
+    if config.backbone.name in ("slowfast", "i3d"):
         config.backbone.drop_path = 0.0
     config.memory.clips_per_group = 0
     return config

@@ -2,6 +2,7 @@
 
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
 slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -B, of Kinetics-400
+i3d                                 or I3D, RGB, of Kinetics-400: one step in 8 frames, made longer by interpolation
 adatad side frozen finetune         adapters inside (AdaTAD), beside (AdaTAD-dagger), head alone, everything
 768x160 1536x224 1024x224           sampled frames a window, and their side in pixels
 tiny                                the tiny twin, for a CPU
@@ -10,7 +11,8 @@ Published average mAP, tIoU 0.3:0.1:0.7 (OpenTAD's results page): vits 69.03, vi
 vitg 75.06, vitg,1536x224 77.07, vitg,side,1536x224 74.65. Settings without a result are published of vits,side, and
 of frozen and finetune for every size, and of slowfast101 and swint with finetune,1024x224. The AdaTAD paper has
 slowfast50 66.0 (finetune 64.3, features 62.3) and swinb 63.7 (60.4, 55.1), but not their adapters' learning rates.
-Other combinations are possible, but nobody's recipe.
+Other combinations are possible, but nobody's recipe: so is i3d, whose weights anyone can have (`make real`); it takes
+AdaTAD's settings, and its last half, from Mixed_4d on, is what side adapts.
 
 frozen and finetune in the snippet representation: --config.window.representation=snippet, in which every feature step
 is 16 frames that the backbone sees alone. frozen on features that are extracted once (--mode=extract):
@@ -23,8 +25,8 @@ from configs import common
 
 METHODS = ("adatad", "side", "frozen", "finetune")
 ADAPTED_FROM = {"vits": 6, "vitb": 6, "vitl": 12, "vith": 16, "vitg": 20}  # the last half of the layers
-ADAPTED_FROM |= {"slowfast50": 8, "slowfast101": 16, "swint": 6, "swinb": 12}
-LAYERS = {"slowfast101": 33}  # where that is not twice as many
+ADAPTED_FROM |= {"slowfast50": 8, "slowfast101": 16, "swint": 6, "swinb": 12, "i3d": 4}
+LAYERS = {"slowfast101": 33, "i3d": 9}  # where that is not twice as many
 
 
 def get_config(variant: str = ""):

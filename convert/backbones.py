@@ -6,6 +6,7 @@ With each table stands what its files hold that localization does not use.
 from collections.abc import Callable
 
 from convert.mapping import Drop, Rule, dense, norm
+from tadjax.backbones.i3d import MIXED
 
 NO_NORM = "the features are taken before the final norm"
 NO_CLASSIFIER = "the classifier of whole clips"
@@ -266,6 +267,57 @@ SWIN = (
     Rule("norm3.weight", "backbone/norm/scale", alias="norm.weight"),
     Rule("norm3.bias", "backbone/norm/bias", alias="norm.bias"),
 )
+
+# I3D's units, ours and the paths to them in the two public files: DeepMind's names (joined by "/"), and the PyTorch
+# port's. A Mixed block's units stand in both in the same order.
+_I3D_STEM = (
+    ("backbone/stem/conv1a", "Conv3d_1a_7x7", "Conv3d_1a_7x7"),
+    ("backbone/stem/conv2b", "Conv3d_2b_1x1", "Conv3d_2b_1x1"),
+    ("backbone/stem/conv2c", "Conv3d_2c_3x3", "Conv3d_2c_3x3"),
+)
+_I3D_BRANCHES = (
+    ("branch0", "Branch_0/Conv3d_0a_1x1", "b0"),
+    ("branch1_reduce", "Branch_1/Conv3d_0a_1x1", "b1a"),
+    ("branch1", "Branch_1/Conv3d_0b_3x3", "b1b"),
+    ("branch2_reduce", "Branch_2/Conv3d_0a_1x1", "b2a"),
+    ("branch2", "Branch_2/Conv3d_0b_3x3", "b2b"),
+    ("branch3", "Branch_3/Conv3d_0b_1x1", "b3b"),
+)
+
+
+def _i3d(unit: Callable[[str, str, str, bool], tuple[Rule, ...]]) -> tuple[Rule, ...]:
+    rules = [rule for ours, deepmind, port in _I3D_STEM for rule in unit(ours, deepmind, port, False)]
+    for block in MIXED:
+        for ours, deepmind, port in _I3D_BRANCHES:
+            names = (f"backbone/mixed_{block}/{ours}", f"Mixed_{block}/{deepmind}", f"Mixed_{block}.{port}")
+            rules += unit(*names, True)
+    return tuple(rules)
+
+
+def _deepmind_unit(ours: str, deepmind: str, port: str, stacked: bool) -> tuple[Rule, ...]:
+    stack = "_stacked" if stacked else ""
+    bias = f"params/{deepmind}/BatchNorm_0/bias"
+    return (
+        Rule(f"params/{deepmind}/Conv_0/kernel", f"{ours}/unit/conv/kernel", f"same{stack}"),
+        Rule(bias, f"{ours}/unit/norm/bias", f"same{stack}"),
+        Rule(f"params/{deepmind}/BatchNorm_0/scale", f"{ours}/unit/norm/scale", f"same{stack}", ones_like=bias),
+        Rule(f"batch_stats/{deepmind}/BatchNorm_0/mean", f"{ours}/unit/norm/mean", f"channels5d{stack}"),
+        Rule(f"batch_stats/{deepmind}/BatchNorm_0/var", f"{ours}/unit/norm/var", f"channels5d{stack}"),
+    )
+
+
+def _port_unit(ours: str, deepmind: str, port: str, stacked: bool) -> tuple[Rule, ...]:
+    stack = "_stacked" if stacked else ""
+    return (
+        Rule(f"{port}.conv3d.weight", f"{ours}/unit/conv/kernel", f"conv3d{stack}"),
+        Rule(f"{port}.bn.weight", f"{ours}/unit/norm/scale", f"same{stack}"),
+        Rule(f"{port}.bn.bias", f"{ours}/unit/norm/bias", f"same{stack}"),
+        Rule(f"{port}.bn.running_mean", f"{ours}/unit/norm/mean", f"same{stack}"),
+        Rule(f"{port}.bn.running_var", f"{ours}/unit/norm/var", f"same{stack}"),
+    )
+
+
+I3D_DEEPMIND, I3D_PORT = _i3d(_deepmind_unit), _i3d(_port_unit)
 
 BATCH_NORM_DROPS = (Drop("*num_batches_tracked", "a counter of training steps that inference does not use"),)
 SWIN_DROPS = (Drop("*relative_position_index", "follows from the size of the window", fill="offsets"),)

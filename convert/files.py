@@ -89,7 +89,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
-    """Opens a .pth / .pt / .bin file, a .safetensors file, or the .index.json of a sharded one.
+    """Opens .pth, .pt, .bin and .safetensors files, the .index.json of a sharded one, and pickles of numpy arrays.
 
     WeightsError if the file is absent, truncated, of no such format, or needs pickled code to run.
     """
@@ -100,6 +100,8 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         return _open_sharded(path)
     if path.suffix == ".safetensors":
         return Checkpoint((path,), {"": _open_safetensors(path)})
+    if (arrays := _open_numpy_pickle(path)) is not None:
+        return Checkpoint((path,), {"": arrays})
     groups, others = _open_torch(path)
     return Checkpoint((path,), groups, others)
 
@@ -182,6 +184,38 @@ def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]],
             if tensors:
                 groups[str(key)] = tensors
     return groups, tuple(str(key) for key in content if str(key) not in groups and not _is_tensor(content[key]))
+
+
+class _NumpyOnly(pickle.Unpickler):
+    """Puts plain containers and numpy arrays together; whatever else a pickle names is an error, so nothing runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
+            return _NUMPY["_reconstruct"] if name == "_reconstruct" else getattr(np, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is no array of numbers")
+
+
+def _open_numpy_pickle(path: pathlib.Path) -> dict[str, StoredTensor] | None:
+    """The arrays in nested dictionaries, names joined by "/"; None for a file that is no pickle of those alone."""
+    try:
+        with path.open("rb") as file:
+            content = _NumpyOnly(file).load()
+    except Exception:  # on another format, and on garbage, the reader may raise anything
+        return None
+    if not isinstance(content, dict):
+        return None
+    found: dict[str, StoredTensor] = {}
+    open_nodes = [("", content)]
+    while open_nodes:
+        prefix, node = open_nodes.pop(0)
+        for name, value in node.items():
+            if isinstance(value, dict):
+                open_nodes.append((f"{prefix}{name}/", value))
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+                found[f"{prefix}{name}"] = StoredTensor(value.shape, value.dtype, path, array=value)
+            else:
+                return None
+    return found or None
 
 
 def _is_plain_zip(path: pathlib.Path) -> bool:

@@ -56,7 +56,7 @@ def read(directory: pathlib.Path) -> Stored:
 
 
 def _unused(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    return restore(directory / "unused") if (directory / "unused").exists() else {}
+    return flat(restore(directory / "unused")) if (directory / "unused").exists() else {}
 
 
 def read_run(directory: pathlib.Path) -> Stored:
@@ -121,6 +121,9 @@ def to_state_dict(stored: Stored, layout: Layout) -> dict[str, torch.Tensor]:
     if left := sorted(path for path in arrays if not path.startswith("state/")):
         raise WeightsError(f"layout {layout.name} has no place for {', '.join(left[:6])}")
     if own:
+        for line in stored.info["tensors"]:
+            if "implied" in line and (tensors[line["key"]] == 1).all():
+                del tensors[line["key"]], keys[strip(line["key"], layout)]  # the source leaves it out, too
         tensors |= {key: as_torch(np.array(tensor)) for key, tensor in stored.unused.items()}
         return {key: tensors[key] for key in keys.values()}  # in the source's order
     return tensors | dict(_rest(stored, layout, list(tensors)))

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tadjax.backbones.i3d import I3d
 from tadjax.backbones.vit import CLIP_STEPS, SIZES
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -43,8 +44,9 @@ def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     return found
 
 
-# What tells the backbones of four layers apart.
+# What tells the backbones but ViT apart.
 _MARKS = {
+    "backbone/stem/conv1a/unit/conv/kernel": "i3d",
     "backbone/stem/space/conv/kernel": "r2plus1d",
     "backbone/stem/conv1/conv/kernel": "tsm",
     "backbone/stem/slow/conv/kernel": "slowfast",
@@ -58,6 +60,8 @@ def _depths(shapes: Shapes, name: str) -> list[int]:
     def rows(prefix: str) -> int:
         return next((shape[0] for path, shape in shapes.items() if path.startswith(prefix)), 0)
 
+    if name == "i3d":  # one published depth: nothing in a file could say another
+        return list(I3d().depths)
     if name == "swin":
         return [rows(f"backbone/stage{stage}/blocks/") for stage in range(4)]
     return [1 + rows(f"backbone/layer{layer}/rest/") for layer in (1, 2, 3, 4)]

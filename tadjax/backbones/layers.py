@@ -1,7 +1,8 @@
 """Convolution and batch norm of video, [B, T, H, W, C]: what the convolutional backbones are made of.
 
 A kernel that is 1 in time is a 2-D convolution of the frames, one that is 1 in space a 1-D convolution of the pixels'
-series: both run on the well-trodden 2-D routines of every chip. Padding is half the kernel, as in torch.
+series: both run on the well-trodden 2-D routines of every chip. Padding is half the kernel, as in torch, or SAME, as in
+TensorFlow: the two differ where the stride is above 1.
 """
 
 from typing import Any
@@ -15,29 +16,33 @@ Triple = tuple[int, int, int]  # time, height, width
 _kernel_init = nn.initializers.he_normal()
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: Triple = (1, 1, 1)) -> jax.Array:
-    """[B, T, H, W, C] by a kernel [t, h, w, C, D] with odd sides -> [B, ceil(T/s), ceil(H/s), ceil(W/s), D]."""
+def conv(x: jax.Array, kernel: jax.Array, stride: Triple = (1, 1, 1), padding: str = "HALF") -> jax.Array:
+    """[B, T, H, W, C] by a kernel [t, h, w, C, D] with odd sides -> [B, ceil(T/s), ceil(H/s), ceil(W/s), D].
+
+    padding: "HALF" the kernel on either side, or "SAME": the smaller half of what is needed in front.
+    """
     b, _, _, _, c = x.shape
     kt, kh, kw, _, d = kernel.shape
     st, sh, sw = stride
     if kt == 1:
         x = x[:, ::st]
         t, h, w = x.shape[1:4]
-        frames = _conv(x.reshape(b * t, h, w, c), kernel[0], (sh, sw))
+        frames = _conv(x.reshape(b * t, h, w, c), kernel[0], (sh, sw), padding)
         return frames.reshape(b, t, *frames.shape[1:])
     if (kh, kw) == (1, 1):
         x = x[:, :, ::sh, ::sw]
         t, h, w = x.shape[1:4]
-        series = _conv(x.reshape(b, t, h * w, c), kernel.reshape(kt, 1, c, d), (st, 1))
+        series = _conv(x.reshape(b, t, h * w, c), kernel.reshape(kt, 1, c, d), (st, 1), padding)
         return series.reshape(b, -1, h, w, d)
-    return _conv(x, kernel, stride)
+    return _conv(x, kernel, stride, padding)
 
 
-def _conv(x: jax.Array, kernel: jax.Array, stride: tuple[int, ...]) -> jax.Array:
+def _conv(x: jax.Array, kernel: jax.Array, stride: tuple[int, ...], padding: str) -> jax.Array:
     axes = "THW"[-len(stride) :]
-    padding = [(k // 2, k // 2) for k in kernel.shape[:-2]]
+    half = [(k // 2, k // 2) for k in kernel.shape[:-2]]
     numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    return jax.lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
+    around = half if padding == "HALF" else padding
+    return jax.lax.conv_general_dilated(x, kernel, stride, around, dimension_numbers=numbers)
 
 
 class Conv(nn.Module):
@@ -47,11 +52,12 @@ class Conv(nn.Module):
     kernel: Triple
     stride: Triple = (1, 1, 1)
     dtype: Any = jnp.float32
+    padding: str = "HALF"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", _kernel_init, (*self.kernel, x.shape[-1], self.width))
-        return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
 
 
 class BatchNorm(nn.Module):
@@ -82,11 +88,26 @@ class ConvNorm(nn.Module):
     stride: Triple = (1, 1, 1)
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
+    padding: str = "HALF"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = Conv(self.width, self.kernel, self.stride, self.dtype, name="conv")(x)
+        x = Conv(self.width, self.kernel, self.stride, self.dtype, self.padding, name="conv")(x)
         return BatchNorm(self.epsilon, self.dtype, name="norm")(x)
+
+
+class MaxPool(nn.Module):
+    """The largest of `window`, [B, T, H, W, C], each of T, H, W becoming ceil(n / stride): SAME, as in TensorFlow.
+
+    A module, though it has no parameters, so that a window that several devices share finds it (parallel/halo.py).
+    """
+
+    window: Triple
+    stride: Triple = (1, 1, 1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.max_pool(x, self.window, self.stride, "SAME")
 
 
 def max_pool(x: jax.Array) -> jax.Array:

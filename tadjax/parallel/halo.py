@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tadjax.backbones.layers import Conv
+from tadjax.backbones.layers import Conv, MaxPool
 
 AXIS = "clip"
 
@@ -58,17 +58,22 @@ def roll(x: jax.Array, shift: int, axis: int) -> jax.Array:
 
 
 def halo_convolutions(function: Callable) -> Callable:
-    """`function`, in which every convolution over time (layers.Conv) sees the neighbours' steps."""
+    """`function`, in which every convolution and max pool over time (of layers.py) sees the neighbours' steps."""
 
-    def convolve(convolution: Callable, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext) -> Any:
+    def convolve(layer: Callable, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if not isinstance(module, Conv) or module.kernel[0] == 1 or context.method_name != "__call__":
-            return convolution(*arguments, **keywords)
-        (x,), stride = arguments, module.stride[0]
-        # As many output steps before as there are halo steps by stride; the convolution's own padding lies beyond them.
-        extra = -(-(module.kernel[0] // 2) // stride)
-        out = convolution(exchange_halo(x, extra * stride))
-        return out[:, extra : extra + x.shape[1] // stride]
+        if not isinstance(module, (Conv, MaxPool)) or context.method_name != "__call__":
+            return layer(*arguments, **keywords)
+        pools = isinstance(module, MaxPool)
+        (x,), length, stride = arguments, (module.window if pools else module.kernel)[0], module.stride[0]
+        if length == 1:
+            return layer(x)
+        # As many output steps before as there are halo steps by stride; the layer's own padding lies beyond them.
+        extra = -(-(length // 2) // stride)
+        with_neighbours = exchange_halo(x, extra * stride)
+        if pools:
+            with_neighbours = _lowest_beyond(with_neighbours, extra * stride)
+        return layer(with_neighbours)[:, extra : extra + x.shape[1] // stride]
 
     @functools.wraps(function)
     def with_halo(*arguments: Any) -> Any:
@@ -76,3 +81,11 @@ def halo_convolutions(function: Callable) -> Callable:
             return function(*arguments)
 
     return with_halo
+
+
+def _lowest_beyond(x: jax.Array, reach: int) -> jax.Array:
+    """-inf in place of the zeros that `exchange_halo` puts beyond the window's ends: what no pool picks."""
+    steps = x.shape[1] - 2 * reach
+    place = jax.lax.axis_index(AXIS) * steps - reach + jnp.arange(x.shape[1])
+    inside = (place >= 0) & (place < jax.lax.axis_size(AXIS) * steps)
+    return jnp.where(inside[:, None, None, None], x, -jnp.inf)

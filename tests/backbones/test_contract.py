@@ -14,7 +14,8 @@ from convert.mapping import flat, nested, to_flax, to_torch
 from tadjax import weights
 from tadjax.adaptation import inside
 from tadjax.adaptation.snippets import Snippets
-from tadjax.backbones import r2plus1d, vit
+from tadjax.backbones import i3d, r2plus1d, vit
+from tadjax.backbones.i3d import I3d
 from tadjax.backbones.layers import normalise
 from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
@@ -31,9 +32,13 @@ TINY = {
     "tsm_r18": Tsm(depths=(1, 2, 1, 2), bottleneck=False, stem_width=8),
     "slowfast": SlowFast(depths=(1, 2, 1, 1), stem_width=16),
     "swin": Swin(stem_width=8, depths=(2, 1, 3, 1), heads=(1, 2, 2, 4), window=(4, 3, 3), drop_path_rate=0.1),
+    "i3d": I3d(divisor=16),
 }
-STEPS = {"r2plus1d": 2, "tsm_r18": 16, "slowfast": 16, "swin": 8}  # of 16 frames
-SCALES = dict.fromkeys(TINY, (vit.MEAN, vit.STD)) | {"r2plus1d": (r2plus1d.MEAN, r2plus1d.STD)}
+STEPS = {"i3d": 2, "r2plus1d": 2, "tsm_r18": 16, "slowfast": 16, "swin": 8}  # of 16 frames
+SCALES = dict.fromkeys(TINY, (vit.MEAN, vit.STD)) | {
+    "r2plus1d": (r2plus1d.MEAN, r2plus1d.STD),
+    "i3d": (i3d.MEAN, i3d.STD),
+}
 GOLDEN = {
     "r2plus1d": "r2plus1d18.npz",
     "tsm_r18": "tsm_r18.npz",
@@ -92,7 +97,7 @@ def test_each_snippet_is_seen_alone(name):
         np.testing.assert_allclose(features, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_a_checkpoints_bits_survive_both_ways(name):
     layout, source = layout_named(name), source_of(name)
     params, report = to_flax(source, layout.rules, layout.drops)
@@ -103,7 +108,7 @@ def test_a_checkpoints_bits_survive_both_ways(name):
         assert tensor.dtype == source[key].dtype
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", GOLDEN)
 def test_a_missing_tensor_is_reported(name):
     layout, source = layout_named(name), source_of(name)
     lacking = [key for key in source if key.endswith("weight")][len(source) // 20]

@@ -6,6 +6,7 @@ from tests.golden.compare import HERE, failures
 @pytest.mark.parametrize(
     "name",
     [
+        "i3d_keys.json",
         "r2plus1d18.npz",
         "r2plus1d18_real.npz",
         "r2plus1d18_torchvision_real.npz",

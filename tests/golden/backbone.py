@@ -123,8 +123,14 @@ def key_list(path: pathlib.Path, name: str, listed: dict[str, list], layout: str
     for parameter in sorted(wanted):
         got = np.array(conversion.shapes.get(parameter, ()))
         yield Row(f"{name}: shape of {parameter}", got, np.array(wanted[parameter]))
+    implied = [key for key in conversion.report.mapped if key not in tensors]  # ones, which the file leaves out
     dropped = sum(int(np.prod(tensors[key].shape)) for key in conversion.report.dropped)
     ours = sum(int(np.prod(shape)) for shape in wanted.values())
+    ours -= sum(int(np.prod(conversion.source.tensors[key].shape)) for key in implied)
     listed_elements = sum(int(np.prod(tensor.shape)) for tensor in tensors.values())
     yield Row(f"{name}: elements", np.array(ours + dropped), np.array(listed_elements))
-    yield Row(f"{name}: tensors", np.array(len({*conversion.report.mapped, *conversion.report.dropped})), len(tensors))
+    yield Row(
+        f"{name}: tensors",
+        np.array(len({*conversion.report.mapped, *conversion.report.dropped} - {*implied})),
+        len(tensors),
+    )

@@ -19,6 +19,7 @@ from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
+from tadjax.backbones.i3d import I3d
 from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
 from tadjax.backbones.swin import Swin
@@ -70,6 +71,9 @@ CASES = {
         feature_length=20,
         adapter=Tia(),
         layers=(2, 4, 5),
+    ),
+    "I3D with adapters inside, whose pools see negative numbers": Localizer(
+        I3d(divisor=16), NO_HEAD, feature_length=20, adapter=Tia(), layers=(0, 1, 2, 4, 7)
     ),
     "SlowFast, losa": slowfast(beside=Losa(width=8, image=32, frames=64, gate="one"), layers=(0, 1, 3)),
 }
