@@ -1,8 +1,11 @@
 """Checkpoint files as lists of tensors: name, shape, dtype, and where in the file the numbers lie.
 
 Opening one reads no numbers and runs no pickled code; `StoredTensor.read` then brings one tensor into memory at a time,
-by plain file reads (a memory map would count the whole file towards the process's memory).
+by plain file reads (a memory map would count the whole file towards the process's memory). PyTorch is imported for its
+own files alone: safetensors and pickles of numpy arrays need none.
 """
+
+from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -12,26 +15,27 @@ import operator
 import pathlib
 import pickle
 import zipfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tadjax.errors import WeightsError, first_line
 
-_TORCH_DTYPES = {
-    torch.float32: np.dtype(np.float32),
-    torch.float16: np.dtype(np.float16),
-    torch.bfloat16: np.dtype(ml_dtypes.bfloat16),
-    torch.float64: np.dtype(np.float64),
-    torch.int64: np.dtype(np.int64),
-    torch.int32: np.dtype(np.int32),
-    torch.int16: np.dtype(np.int16),
-    torch.int8: np.dtype(np.int8),
-    torch.uint8: np.dtype(np.uint8),
-    torch.bool: np.dtype(np.bool_),
+if TYPE_CHECKING:
+    import torch
+
+_TORCH_DTYPES = {  # by torch's names
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float64": np.dtype(np.float64),
+    "int64": np.dtype(np.int64),
+    "int32": np.dtype(np.int32),
+    "int16": np.dtype(np.int16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "bool": np.dtype(np.bool_),
 }
 _SAFETENSORS_DTYPES = {
     "F32": np.dtype(np.float32),
@@ -160,6 +164,11 @@ def _safetensor(path: pathlib.Path, name: str, entry: Any, start: int, size: int
 
 def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]], tuple[str, ...]]:
     try:
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensorMode
+    except ImportError as error:
+        raise WeightsError(f"{path}: reading this file needs PyTorch: pip install torch ({error})") from error
+    try:
         streamed = _is_plain_zip(path)
         with torch.serialization.safe_globals(_HARMLESS):
             if streamed:
@@ -227,12 +236,14 @@ def _is_plain_zip(path: pathlib.Path) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
+    import torch
+
     return isinstance(value, torch.Tensor)
 
 
 def _stored(path: pathlib.Path, name: str, tensor: torch.Tensor, streamed: bool) -> StoredTensor:
-    dtype = _TORCH_DTYPES.get(tensor.dtype)
-    if dtype is None or tensor.layout != torch.strided:
+    dtype = _TORCH_DTYPES.get(str(tensor.dtype).removeprefix("torch."))
+    if dtype is None or str(tensor.layout) != "torch.strided":
         raise WeightsError(f"{path}: {name} is a {tensor.layout} tensor of {tensor.dtype}, which is not supported")
     if not streamed:
         return StoredTensor(tuple(tensor.shape), dtype, path, array=from_torch(tensor))
@@ -243,6 +254,8 @@ def _stored(path: pathlib.Path, name: str, tensor: torch.Tensor, streamed: bool)
 
 def from_torch(tensor: torch.Tensor) -> np.ndarray:
     """A CPU tensor as numpy; bfloat16, which numpy does not know, by its bits."""
+    import torch
+
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -251,6 +264,8 @@ def from_torch(tensor: torch.Tensor) -> np.ndarray:
 
 def as_torch(array: np.ndarray) -> torch.Tensor:
     """The inverse of `from_torch`."""
+    import torch
+
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

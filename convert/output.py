@@ -1,6 +1,7 @@
 """Writes a folder of converted weights: parameter after parameter, beside its final place, renamed when complete."""
 
 import contextlib
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -31,7 +33,9 @@ class LazyArray:
 
 
 def _rounding(array: np.ndarray) -> np.ndarray:
-    """To bfloat16 by PyTorch, which takes a third of NumPy's time."""
+    """To bfloat16; where it is installed by PyTorch, which takes a third of NumPy's time."""
+    if importlib.util.find_spec("torch") is None:
+        return array.astype(ml_dtypes.bfloat16)
     return from_torch(as_torch(np.require(array, requirements="W")).bfloat16())
 
 

@@ -1,6 +1,9 @@
 """I3D's two public files: DeepMind's weights, a pickle of numpy arrays without scales, and the PyTorch port."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ from convert.layouts import layout_named
 from convert.mapping import flat, nested, to_torch
 from tadjax import weights
 from tadjax.backbones.i3d import I3d
+from tests.conftest import ROOT
 from tests.convert.checkpoints import bits
 
 BACKBONE = I3d(divisor=16)
@@ -72,6 +76,16 @@ def test_every_tensor_comes_back_and_no_scale_is_made_up(tmp_path):
     back, want = torch.load(tmp_path / "back.pt"), flat(content)
     assert sorted(back) == sorted(want)
     assert all(np.array_equal(back[name], want[name]) for name in want)
+
+
+def test_the_pickle_is_converted_where_pytorch_is_not_installed(tmp_path):
+    deepmind_file(tmp_path / "i3d.ckpt")
+    program = "import sys; sys.modules['torch'] = None; from convert import torch_to_flax as t; sys.exit(t.main())"
+    command = [sys.executable, "-c", program, "--input", "i3d.ckpt", "--output", "weights"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert flax_to_torch.read(tmp_path / "weights").info["layout"] == "i3d"
 
 
 def test_the_port_comes_back_bit_by_bit(tmp_path):
