@@ -11,6 +11,7 @@ from tadjax import config as configs
 from tadjax import weights
 from tadjax.checkpoint import Checkpoints, load_frozen
 from tadjax.data.annotations import Annotations, load_annotations, read_names
+from tadjax.data.annotations import read_classes as read_class_file
 from tadjax.data.built import read_built
 from tadjax.data.features import differences, read_rules, rules_of
 from tadjax.data.records import sampling_of
@@ -210,4 +211,4 @@ def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:
     path = workdir / "classes.txt"
     if not path.exists():
         raise DataError(f"{path} does not exist: is {workdir} the --workdir of a run?")
-    return tuple(path.read_text().splitlines())
+    return read_class_file(path)

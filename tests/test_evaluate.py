@@ -1,12 +1,14 @@
 """Evaluation: labels of external classifiers, blocked videos, recall, on detections that are known beforehand."""
 
 import json
+import re
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tadjax.data import annotations
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError
 from tadjax.evaluate import Evaluator, ground_truth, table
@@ -101,8 +103,9 @@ def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(con
         read_subset(config, "training", CLASSES)
 
 
-def test_what_is_ambiguous_is_no_class_to_be_found(config, small_data, tmp_path):
+def test_what_thumos14_calls_ambiguous_is_no_class_to_be_found(config, small_data, tmp_path, monkeypatch):
     """As in training: THUMOS14 marks so what is neither an action nor certainly none."""
+    monkeypatch.setattr(annotations, "THUMOS_VIDEO", re.compile(r"video\d"))
     content = json.loads((small_data / "annotations.json").read_text())
     for entry in content["database"].values():
         entry["annotations"].append({"segment": [0.1, 0.9], "label": "Ambiguous"})

@@ -87,7 +87,7 @@ def outcome(kind: Kind, path: pathlib.Path) -> str:
 
 
 DATABASE = {
-    f"video{i}": {
+    f"video_test_{i:07}": {
         "subset": "training" if i < 4 else "validation",
         "duration": 30.0 + i,
         "frame": 300 + 10 * i,
