@@ -42,7 +42,7 @@ def read_text(path: str | os.PathLike[str], what: str = "file", encoding: str = 
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: the {what} cannot be read ({error.strerror})") from error
+        raise DataError(f"{path}: the {what} cannot be read: {error.strerror}") from error
     try:
         encoding = encoding or next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
         text = data.decode(encoding)
@@ -59,7 +59,7 @@ def read_text(path: str | os.PathLike[str], what: str = "file", encoding: str = 
 
 def expand_home(argv: Sequence[str]) -> list[str]:
     """Arguments with `~` as the home folder also where no shell expands it: --flag=~/x, '~/x', --config.a.b=~/x."""
-    return [re.sub(r"^((?:-[^=]*=)?)(~[^/=]*(?:/.*)?)$", _home, argument, flags=re.DOTALL) for argument in argv]
+    return [re.sub(r"^((?:-[^=]*=)?)(~(?:/.*)?)$", _home, argument, flags=re.DOTALL) for argument in argv]
 
 
 def _home(found: re.Match) -> str:

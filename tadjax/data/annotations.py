@@ -56,6 +56,7 @@ NEGATIVE_START = "starts before 0 s: kept, windows cut it"
 PAST_END = "ends after the video: kept, windows cut it"
 DUPLICATE = "repeats an earlier annotation: dropped"
 UNLABELLED = "no annotations: not used in training"
+UNKNOWN_BLOCKED = "no video of the annotations: blocks nothing"
 FPS_MISMATCH = '"fps" disagrees with "frame" / "duration": "frame" counts'
 
 
