@@ -34,7 +34,9 @@ MARKS = {  # byte order marks; that of UTF-32 begins with that of UTF-16
 }
 
 
-def read_text(path: str | os.PathLike[str], what: str = "file", encoding: str = "") -> str:
+def read_text(
+    path: str | os.PathLike[str], what: str = "file", encoding: str = "", cure: str = "save it as UTF-8"
+) -> str:
     """The text of a file: UTF-8, or what its byte order mark says (Notepad's "Unicode" is UTF-16), or `encoding`.
 
     Line ends stay as they are. Raises DataError where it cannot be read, naming the line that is not so encoded.
@@ -48,12 +50,10 @@ def read_text(path: str | os.PathLike[str], what: str = "file", encoding: str = 
         text = data.decode(encoding)
     except (UnicodeError, LookupError) as error:
         place = f", line {data[: error.start].count(10) + 1}" if isinstance(error, UnicodeDecodeError) else ""
-        raise DataError(
-            f"{path}{place}: the {what} is not {encoding.upper()} text ({error}); save it as UTF-8"
-        ) from error
+        raise DataError(f"{path}{place}: not {encoding.upper()} text ({error}); {cure}") from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(f"{path}, line {line}: the {what} holds zero bytes, as UTF-16 without a mark; save it as UTF-8")
+        raise DataError(f"{path}, line {line}: holds zero bytes, as UTF-16 without a mark does; {cure}")
     return text
 
 

@@ -109,7 +109,8 @@ def _read(path: Path, reading: Reading) -> Iterator[Segment]:
         return elan.read_eaf(str(path), reading.closeness)
     if kind == ".json":
         return via.read_project(str(path))
-    text = read_text(path, "annotations", reading.encoding)
+    cure = "save it as UTF-8 (in spreadsheets: CSV UTF-8), or give --encoding, such as cp1252"
+    text = read_text(path, "annotations", reading.encoding, cure)
     return via.read_csv(str(path), text) if via.is_via_csv(text) else table.read_table(str(path), text)
 
 

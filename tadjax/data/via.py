@@ -94,7 +94,7 @@ def _segments(
     try:
         start, end = (float(time) for time in times if not isinstance(time, bool))
         problem = ""
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         start, end, problem = None, None, f"start {times[0]!r} and end {times[1]!r} must be seconds, such as 12.5"
     values = {key: value for key, value in values.items() if value not in (None, "")}
     if not values:

@@ -98,7 +98,7 @@ class Finder:
             if not kept:
                 raise DataError(
                     f"{self.root}: {_listed([name.lstrip('/') for name in claimants])} of the annotations differ, "
-                    f" but {file!r} is their only file; give each its own, with its folder or extension"
+                    f"but {file!r} is their only file; give each its own, with its folder or extension"
                 )
             for name in set(claimants) - set(kept):
                 found[name] = []
