@@ -97,6 +97,12 @@ def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(con
     assert [v.name for v in read_subset(config, "training", CLASSES).videos] == [f"video{i}" for i in range(1, 5)]
     assert [v.name for v in read_subset(config, "validation", CLASSES).videos] == ["video5"]
     assert ground_truth(config, CLASSES).videos == ("video5",)
+    (tmp_path / "blocked.txt").write_text("\ufeffvideo6.mp4 \r\nVIDEO0\r\nc\r\n")
+    found = read_subset(config, "training", CLASSES)
+    assert [v.name for v in found.videos] == [f"video{i}" for i in range(1, 5)]
+    (line,) = found.summary()
+    assert "1 x no video of the annotations: blocks nothing; first:" in line and "blocked.txt: video 'c'" in line
+    assert ground_truth(config, CLASSES).videos == ("video5",)
     config.data.blocked = str(tmp_path / "none.txt")
     unread = r"config.data.blocked: .*none.txt: the file of videos cannot be read: No such file or directory; it lists"
     with pytest.raises(DataError, match=unread):

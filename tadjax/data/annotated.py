@@ -40,7 +40,10 @@ def read_annotated(
     """
     finder, remarks = Finder(files, root, ignore_folders), []
     sources = annotation_files(source)
-    whole = is_activitynet(sources[0])
+    kinds = {is_activitynet(path): path for path in sources}
+    if len(kinds) > 1:
+        raise DataError(f"{source}: {kinds[True]} is ActivityNet-style, {kinds[False]} is not; give files of one kind")
+    whole = True in kinds
     if whole:
         annotated = _databases(sources, remarks)
     else:
@@ -53,12 +56,13 @@ def read_annotated(
     matched = finder.match(annotated)
     entries: dict[str, dict[str, Any]] = {}
     places: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for name, file in matched.files.items():
         given, entry, lines = annotated[name]
         if file not in entries:
-            entries[file], places[file] = entry, lines
+            entries[file], places[file], first[file] = entry, lines, given
         elif whole:
-            raise DataError(f"{source}: two entries, one of them {given!r}, are of the video {file!r}; keep one")
+            raise DataError(f"{source}: {first[file]!r} and {given!r} are both of the video {file!r}; keep one")
         else:
             entries[file]["annotations"] += entry["annotations"]
             places[file] += lines
