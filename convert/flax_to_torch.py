@@ -35,6 +35,7 @@ from tadjax import checksums, weights
 from tadjax.backbones.swin import Swin, offset_index
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
 from tadjax.errors import TadjaxError, WeightsError, first_line
+from tadjax.files import expand_home
 
 
 @dataclasses.dataclass
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--input", required=True, type=pathlib.Path, help="converted weights, or a run")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="the file to write")
     parser.add_argument("--layout", help="opentad, or one of " + ", ".join(layout.name for layout in LAYOUTS))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(expand_home(sys.argv[1:] if argv is None else argv))
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
     try:
         print(f"wrote {convert(args.input, args.output, args.layout)} tensors to {args.output}")

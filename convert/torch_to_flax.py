@@ -34,6 +34,7 @@ from convert.output import LazyArray, new_directory, save_tree, write_json
 from tadjax import weights
 from tadjax.backbones.vit import CLIP_STEPS, sine_cosine
 from tadjax.errors import TadjaxError, WeightsError
+from tadjax.files import expand_home
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--allow-missing", action="store_true", help="leave out parameters that the file lacks")
     parser.add_argument("--allow-unknown", action="store_true", help="keep unknown tensors, unused")
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(expand_home(sys.argv[1:] if argv is None else argv))
     if overrides and not args.config:
         parser.error(f"unknown arguments {' '.join(overrides)}")
     if not args.list and not (args.input and args.output):

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,9 @@ RUNTIME = (
     "evaluation.batch_size",
 )
 
+PATHS = ("data.annotations", "data.classes", "data.videos", "data.tfds", "data.cache", "data.blocked")
+PATHS += ("features.path", "backbone.weights", "classifier.path")  # fields that name files
+
 
 def reference() -> ConfigDict:
     """All fields with their defaults."""
@@ -73,8 +77,10 @@ def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def check(config: ConfigDict, reference: ConfigDict) -> None:
     """Raises ConfigError that lists every wrong field of `config`; `reference` holds all fields with their defaults.
 
-    Names, types, ranges, then what must agree between fields. Touches no file and no device.
+    Names, types, ranges, then what must agree between fields. Touches no file and no device. In fields that name files,
+    the home folder stands in the place of `~` from then on.
     """
+    _expand_home(config)
     known, given = dict(fields(reference)), dict(fields(config))
     wrong = [_unknown(name, known) for name in given if name not in known]
     missing = [f"config.{name}" for name in known if name not in given]
@@ -93,6 +99,14 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
     if wrong:
         more = [f"and {len(wrong) - 20} more"] if len(wrong) > 20 else []
         raise ConfigError("\n".join(wrong[:20] + more))
+
+
+def _expand_home(config: ConfigDict) -> None:
+    for name in PATHS:
+        section, _, leaf = name.partition(".")
+        given = config.get(section)
+        if isinstance(given, ConfigDict) and isinstance(given.get(leaf), str) and given[leaf].startswith("~"):
+            given[leaf] = os.path.expanduser(given[leaf])
 
 
 def check_names(names: list[str]) -> None:

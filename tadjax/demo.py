@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     keep_compiled()
     try:
-        (compare_lofi if _LOFI.value else run)(pathlib.Path(_WORKDIR.value))
+        (compare_lofi if _LOFI.value else run)(pathlib.Path(_WORKDIR.value).expanduser())
     except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -37,6 +37,7 @@ from tadjax.data.records import locate_videos, sampling_of, usual_canvas
 from tadjax.data.video import probe
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import video_classifier
+from tadjax.files import expand_home
 from tadjax.localizer import build
 from tadjax.runs import decide_classes, read_subset
 
@@ -180,7 +181,9 @@ def pretrained(config: Any) -> Iterator[Finding]:
     try:
         info = weights.read_info(backbone.weights)
     except TadjaxError as error:
-        yield Finding(False, str(error), "make demo" if backbone.size == "demo" else f"{convert} {backbone.weights}")
+        yield Finding(
+            False, str(error), "make demo" if backbone.size == "demo" else f"{convert} {shlex.quote(backbone.weights)}"
+        )
         return
     geometry = info["geometry"].get("backbone", {})
     facts = ", ".join(f"{name} {value}" for name, value in geometry.items())
@@ -307,6 +310,7 @@ def main(argv: list[str]) -> int:
     config = config_flags.DEFINE_config_file("config", None, "A file of configs/.", flag_values=values)
     memory = flags.DEFINE_bool("memory", False, "Compile the training step.", flag_values=values)
     try:
+        argv = expand_home(argv)
         configs.check_overrides(argv)
         rest = values(argv)
         list(configs.fields(config.value or {}))  # a file that failed to load says so only when it is read

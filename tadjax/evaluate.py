@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tadjax.checkpoint import METRIC
-from tadjax.data.annotations import read_classes
+from tadjax.data.annotations import read_classes, read_database
 from tadjax.data.built import read_built
 from tadjax.data.loader import Batch, evaluation_batches, share_of, to_device
 from tadjax.data.records import evaluation_set
@@ -173,10 +173,12 @@ def video_classifier(config: Any) -> VideoClassifier | None:
 def ground_truth(config: Any, classes: tuple[str, ...]) -> GroundTruth:
     """The evaluation subset's; all one class where the detections are class-agnostic and stay so."""
     data = config.data
-    blocked = read_blocked(config)
     name = data.tfds or data.annotations
-    source = {"database": read_built(data.tfds).database} if data.tfds else data.annotations
-    truth = read_ground_truth(source, data.eval_subset, config.evaluation.rules, blocked=blocked, name=name)
+    database = read_built(data.tfds).database if data.tfds else read_database(data.annotations)
+    blocked, _ = read_blocked(config, database)
+    truth = read_ground_truth(
+        {"database": database}, data.eval_subset, config.evaluation.rules, blocked=blocked, name=name
+    )
     if data.class_agnostic and not config.classifier.path:
         return dataclasses.replace(truth, classes=classes, labels=np.zeros_like(truth.labels))
     return truth

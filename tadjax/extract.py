@@ -84,7 +84,7 @@ def extract_videos(
         print(f"error: {failure}", file=sys.stderr)
     if not jobs:
         return failures
-    extractor = Extractor(config, pathlib.Path(workdir), backbone)
+    extractor = Extractor(config, pathlib.Path(workdir).expanduser(), backbone)
     extractor.open(folder)
     failures += extractor.run(jobs)
     found = sum(job.found for job in jobs)
@@ -282,7 +282,7 @@ def _end_to_end(sampling: Sampling, frames: int) -> tuple[Window, ...]:
 
 
 def _folder(workdir: str | os.PathLike[str], output: str) -> pathlib.Path:
-    return pathlib.Path(output) if output else pathlib.Path(workdir) / "features"
+    return (pathlib.Path(output) if output else pathlib.Path(workdir) / "features").expanduser()
 
 
 def _jobs(config: Any, videos: Sequence[str], folder: pathlib.Path) -> tuple[list[_Job], list[str]]:

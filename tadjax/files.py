@@ -1,10 +1,13 @@
-"""Files that are written whole or not at all, and JSON that is read whole or not at all. Standard library only."""
+"""Files that are written whole or not at all, text and JSON that are read so, and `~`. Standard library only."""
 
+import codecs
 import gzip
 import json
 import os
 import pathlib
+import re
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from tadjax.errors import DataError
@@ -20,6 +23,47 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+MARKS = {  # byte order marks; that of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(
+    path: str | os.PathLike[str], what: str = "file", encoding: str = "", cure: str = "save it as UTF-8"
+) -> str:
+    """The text of a file: UTF-8, or what its byte order mark says (Notepad's "Unicode" is UTF-16), or `encoding`.
+
+    Line ends stay as they are. Raises DataError where it cannot be read, naming the line that is not so encoded.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the {what} cannot be read: {error.strerror}") from error
+    try:
+        encoding = encoding or next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+        text = data.decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        place = f", line {data[: error.start].count(10) + 1}" if isinstance(error, UnicodeDecodeError) else ""
+        raise DataError(f"{path}{place}: not {encoding.upper()} text ({error}); {cure}") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{path}, line {line}: holds zero bytes, as UTF-16 without a mark does; {cure}")
+    return text
+
+
+def expand_home(argv: Sequence[str]) -> list[str]:
+    """Arguments with `~` as the home folder also where no shell expands it: --flag=~/x, '~/x', --config.a.b=~/x."""
+    return [re.sub(r"^((?:-[^=]*=)?)(~(?:/.*)?)$", _home, argument, flags=re.DOTALL) for argument in argv]
+
+
+def _home(found: re.Match) -> str:
+    return found[1] + os.path.expanduser(found[2])
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

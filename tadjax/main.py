@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from tadjax import config as configs
 from tadjax.errors import ConfigError, DiskError, TadjaxError
+from tadjax.files import expand_home
 
 # What a disk may say to any writer, the last two of a --workdir that is a file: nothing that a traceback would explain.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EEXIST, errno.ENOTDIR)
@@ -127,6 +128,7 @@ def run_mode(config: Any, workdir: pathlib.Path, traced: tuple[int, int] | None)
 def parse(argv: list[str]) -> list[str]:
     """Flags; a config that cannot be loaded, or an override of a field that is not there, is one sentence."""
     try:
+        argv = expand_home(argv)
         configs.check_overrides(argv)
         rest = app.parse_flags_with_usage(argv)
         list(configs.fields(_CONFIG.value or {}))  # a file that failed to load says so only when it is read

@@ -13,6 +13,7 @@ import difflib
 import glob
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,10 +25,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tadjax import config as configs
 from tadjax.data.annotations import parse_database, read_database
+from tadjax.data.extensions import SOME
 from tadjax.data.records import sampling_of
 from tadjax.data.stream import WindowFrames, decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
-from tadjax.data.video_folder import EXTENSIONS, videos_in
+from tadjax.data.video_folder import look_into, passed_over
+from tadjax.data.video_names import Finder
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import write_results
@@ -104,7 +107,7 @@ class Prediction:
         truth: ground truth to draw beside them, labels in the order of `classes`. Raises DataError where the folder
         cannot be written.
         """
-        folder = pathlib.Path(folder)
+        folder = pathlib.Path(folder).expanduser()
         found, classes = self.detections, self.classes
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +154,7 @@ class Predictor:
         """
         wanted = Filter(min_score, top_k, tuple(labels))
         wanted.check(self.classes)
-        path = pathlib.Path(video)
+        path = pathlib.Path(video).expanduser()
         index = frame_index(path)
         info = index.info
         parts: list[Detections] = []
@@ -202,7 +205,7 @@ def load(workdir: str | os.PathLike[str], config: Any = None) -> Predictor:
 
     Raises ConfigError, DataError or WeightsError, naming what the directory lacks.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(workdir).expanduser()
     config = (configs.load(workdir / "config.json") if config is None else config).copy_and_resolve_references()
     configs.check(config, configs.reference())
     with config.unlocked():  # how the run's machine shared its work out says nothing about this one
@@ -232,17 +235,16 @@ def predict_files(
         print(f"error: {failure}", file=sys.stderr)
     if not paths:
         return failures
-    root = pathlib.Path(output) if output else workdir / "predictions"
+    root = pathlib.Path(output).expanduser() if output else workdir / "predictions"
     predictor = load(workdir, config)
     wanted.check(predictor.classes)
-    truths = read_truths(ground_truth, predictor.classes, config) if ground_truth else {}
+    truths = truths_of(paths, ground_truth, predictor.classes, config) if ground_truth else {}
     results = {}
     for path, name in zip(paths, folder_names(paths), strict=True):
         try:
             found = predictor.predict(path, **dataclasses.asdict(wanted))
             found = dataclasses.replace(found, name=name)
-            stem = video_name(path).removeprefix(config.data.prefix)
-            folder = found.save(root / name, truths.get(video_name(path), truths.get(stem)))
+            folder = found.save(root / name, truths.get(path))
         except TadjaxError as error:
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)
@@ -258,12 +260,19 @@ def predict_files(
 
 
 def find_videos(videos: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
-    """The files that FILE, DIR or GLOB arguments mean, each once, in order; and a sentence for each that means none."""
+    """The files that FILE, DIR or GLOB arguments mean, each once, in order; and a sentence for each that means none.
+
+    What else a folder holds, subfolders too, is named on stderr.
+    """
     paths, failures = [], []
-    for pattern in videos:
+    for pattern in map(os.path.expanduser, videos):
         if os.path.isdir(pattern):
-            found = videos_in(pathlib.Path(pattern))
-            failure = f"{pattern}: the folder holds no video file ({', '.join(EXTENSIONS)})"
+            found, others = look_into(pathlib.Path(pattern))
+            failure = f"{pattern}: the folder holds no video file ({SOME})"
+            if others and found:
+                print(passed_over(pathlib.Path(pattern), others), file=sys.stderr)
+            if inside := [other for other in others if other.endswith("/")]:
+                failure += f"; for those of subfolders, such as {inside[0]}, give {shlex.quote(f'{pattern}/**/*.mp4')}"
         else:
             named = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
             found = [path for path in named if os.path.isfile(path)]
@@ -291,6 +300,31 @@ def folder_names(paths: Sequence[pathlib.Path]) -> list[str]:
             unique, number = f"{name}_{number}", number + 1
         taken[unique] = path
     return list(taken)
+
+
+def truths_of(
+    paths: Sequence[pathlib.Path], file: str, classes: Sequence[str], config: Any
+) -> dict[pathlib.Path, Instances]:
+    """The ground truth of video files, of those that an annotation file has: found as in training, by name.
+
+    A file that two names could mean, or a name that could mean two of the files, has none; stderr says so.
+    """
+    root = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+    finder = Finder({path.relative_to(root).as_posix(): path for path in paths}, root)
+    found: dict[pathlib.Path, list[tuple[str, Instances]]] = {}
+    for name, truth in read_truths(file, classes, config).items():
+        folder, _, last = name.rpartition("/")
+        prefixed = f"{folder}/{config.data.prefix}{last}" if folder else config.data.prefix + last
+        candidates = finder.candidates(prefixed) or finder.candidates(name)
+        if len(candidates) > 1:
+            print(f"{file}: {name!r} could be {' or '.join(candidates)}: its truth is not shown", file=sys.stderr)
+        elif candidates:
+            found.setdefault(finder.files[candidates[0]], []).append((name, truth))
+    for path, truths in found.items():
+        if len(truths) > 1:
+            names = ", ".join(repr(name) for name, _ in truths)
+            print(f"{file}: {names} could all be {path}: no truth is shown", file=sys.stderr)
+    return {path: truths[0][1] for path, truths in found.items() if len(truths) == 1}
 
 
 def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Instances]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -10,7 +11,17 @@ import jax.numpy as jnp
 from tadjax import config as configs
 from tadjax import weights
 from tadjax.checkpoint import Checkpoints, load_frozen
-from tadjax.data.annotations import Annotations, load_annotations, read_names
+from tadjax.data.annotations import (
+    UNKNOWN_BLOCKED,
+    Annotations,
+    Defect,
+    known_names,
+    load_annotations,
+    parse_database,
+    read_database,
+    read_names,
+)
+from tadjax.data.annotations import read_classes as read_class_file
 from tadjax.data.built import read_built
 from tadjax.data.features import differences, read_rules, rules_of
 from tadjax.data.records import sampling_of
@@ -181,19 +192,24 @@ def read_subset(config: Any, subset: str, classes: tuple[str, ...]) -> Annotatio
     """
     data = config.data
     if data.tfds:
+        database = read_built(data.tfds).database
         found = read_built(data.tfds).annotations(subset, None if data.class_agnostic else classes)
     else:
-        found = load_annotations(data.annotations, subset, (data.classes or None) if data.class_agnostic else classes)
-    blocked = read_blocked(config)
-    return dataclasses.replace(found, videos=tuple(video for video in found.videos if video.name not in blocked))
+        classes = (data.classes or None) if data.class_agnostic else classes
+        database = read_database(data.annotations)
+        found = parse_database(database, subset, classes, str(data.annotations))
+    blocked, unknown = read_blocked(config, database)
+    told = () if data.tfds else tuple(Defect(data.blocked, name, None, UNKNOWN_BLOCKED, subset) for name in unknown)
+    videos = tuple(video for video in found.videos if video.name not in blocked)
+    return dataclasses.replace(found, videos=videos, warnings=found.warnings + told)
 
 
-def read_blocked(config: Any) -> frozenset[str]:
-    """Names of the videos that config.data.blocked leaves out; none without such a file."""
+def read_blocked(config: Any, videos: Collection[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Which `videos` config.data.blocked leaves out, and the names in it that are of none; nothing without a file."""
     if not config.data.blocked:
-        return frozenset()
+        return frozenset(), ()
     try:
-        return read_names(config.data.blocked)
+        return known_names(read_names(config.data.blocked), videos)
     except DataError as error:
         raise DataError(
             f"config.data.blocked: {error}; it lists videos to leave out, one name a line. "
@@ -210,4 +226,4 @@ def read_classes(workdir: pathlib.Path) -> tuple[str, ...]:
     path = workdir / "classes.txt"
     if not path.exists():
         raise DataError(f"{path} does not exist: is {workdir} the --workdir of a run?")
-    return tuple(path.read_text().splitlines())
+    return read_class_file(path)

@@ -1,12 +1,14 @@
 """Evaluation: labels of external classifiers, blocked videos, recall, on detections that are known beforehand."""
 
 import json
+import re
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tadjax.data import annotations
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError
 from tadjax.evaluate import Evaluator, ground_truth, table
@@ -95,14 +97,21 @@ def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(con
     assert [v.name for v in read_subset(config, "training", CLASSES).videos] == [f"video{i}" for i in range(1, 5)]
     assert [v.name for v in read_subset(config, "validation", CLASSES).videos] == ["video5"]
     assert ground_truth(config, CLASSES).videos == ("video5",)
+    (tmp_path / "blocked.txt").write_text("\ufeffvideo6.mp4 \r\nVIDEO0\r\nc\r\n")
+    found = read_subset(config, "training", CLASSES)
+    assert [v.name for v in found.videos] == [f"video{i}" for i in range(1, 5)]
+    (line,) = found.summary()
+    assert "1 x no video of the annotations: blocks nothing; first:" in line and "blocked.txt: video 'c'" in line
+    assert ground_truth(config, CLASSES).videos == ("video5",)
     config.data.blocked = str(tmp_path / "none.txt")
     unread = r"config.data.blocked: .*none.txt: the file of videos cannot be read: No such file or directory; it lists"
     with pytest.raises(DataError, match=unread):
         read_subset(config, "training", CLASSES)
 
 
-def test_what_is_ambiguous_is_no_class_to_be_found(config, small_data, tmp_path):
+def test_what_thumos14_calls_ambiguous_is_no_class_to_be_found(config, small_data, tmp_path, monkeypatch):
     """As in training: THUMOS14 marks so what is neither an action nor certainly none."""
+    monkeypatch.setattr(annotations, "THUMOS_VIDEO", re.compile(r"video\d"))
     content = json.loads((small_data / "annotations.json").read_text())
     for entry in content["database"].values():
         entry["annotations"].append({"segment": [0.1, 0.9], "label": "Ambiguous"})

@@ -7,19 +7,23 @@ What cannot be read raises one DataError. What can be read but looks wrong becom
 video and index, with what was done about it. Segments are never altered: sampling cuts them to its windows.
 """
 
+import difflib
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
+from tadjax.data.extensions import without_extension
 from tadjax.errors import DataError
-from tadjax.files import read_json
+from tadjax.files import read_json, read_text
 
 AMBIGUOUS = "Ambiguous"  # THUMOS14 marks with this label what is neither an action nor certainly none
+THUMOS_VIDEO = re.compile(r"video_(test|validation)_\d{7}")
 MAX_FPS = 1000.0  # beyond it, "duration" or "frame" is in another unit
 SMALLEST, LARGEST = 1e-6, 1e9  # of what may stand for seconds or frames: far enough, and no arithmetic overflows
 NO_LETTERS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates and line breaks
@@ -52,6 +56,7 @@ NEGATIVE_START = "starts before 0 s: kept, windows cut it"
 PAST_END = "ends after the video: kept, windows cut it"
 DUPLICATE = "repeats an earlier annotation: dropped"
 UNLABELLED = "no annotations: not used in training"
+UNKNOWN_BLOCKED = "no video of the annotations: blocks nothing"
 FPS_MISMATCH = '"fps" disagrees with "frame" / "duration": "frame" counts'
 
 
@@ -145,19 +150,22 @@ def parse_database(
 
 
 def derive_classes(database: Mapping[str, Any], file: str = "annotations") -> tuple[str, ...]:
-    """The labels of all videos of all subsets, sorted, without `Ambiguous`."""
+    """The labels of all videos of all subsets, sorted, without THUMOS14's `Ambiguous`."""
     labels = {label for name, entry in database.items() for _, _, label in _parse_segments(file, name, entry)}
     return tuple(sorted(labels))
+
+
+def is_ambiguous(video: str, label: str) -> bool:
+    """Whether a label is no class: `Ambiguous` of THUMOS14's videos. In any other data set it is one like any other."""
+    return label == AMBIGUOUS and THUMOS_VIDEO.fullmatch(video) is not None
 
 
 def read_classes(classes: str | PathLike[str] | Sequence[str]) -> tuple[str, ...]:
     """Class names from a text file, one a line in the order of the labels, or from a sequence of names."""
     if isinstance(classes, (str, PathLike)):
         source = str(classes)
-        names = tuple(line.strip() for line in _lines(classes, "classes"))
-        while (
-            names and not names[-1]
-        ):  # blank lines at the end name no class; a blank line between two would shift labels
+        names = tuple(line.strip() for line in read_text(classes, "file of classes").splitlines())
+        while names and not names[-1]:  # at the end; a blank line between two would shift labels
             names = names[:-1]
     else:
         source, names = "classes", tuple(classes)
@@ -172,23 +180,42 @@ def read_classes(classes: str | PathLike[str] | Sequence[str]) -> tuple[str, ...
 
 
 def read_names(path: str | PathLike[str]) -> frozenset[str]:
-    """Names of videos: one a line; or, in a .json file, a list, as OpenTAD takes those that are blocked."""
+    """Names of videos: one a line; or, in a .json file, a list, as OpenTAD takes those that are blocked.
+
+    Spaces around a name are none of it. `known_names` finds the videos that they mean.
+    """
     if str(path).endswith(".json"):
         names = read_json(path)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f"{path}: not a JSON list of names of videos")
-        return frozenset(names)
-    return frozenset(_lines(path, "videos")) - {""}
+    else:
+        names = read_text(path, "file of videos").splitlines()
+    return frozenset(name.strip() for name in names) - {""}
 
 
-def _lines(path: str | PathLike[str], what: str) -> list[str]:
-    """Lines of a text file that names one of `what` a line."""
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: the file of {what} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the file of {what} is not UTF-8 text") from error
+def known_names(names: Iterable[str], known: Collection[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The `known` videos that names mean, and the names that mean none, sorted.
+
+    A name may differ by an extension, its Unicode form or, where that leaves one video, by case.
+    """
+    found, unknown = set(), []
+    forms: dict[str, set[str]] = {}
+    for name in known:
+        for form in (_form(name), _form(name).casefold()):
+            forms.setdefault(form, set()).add(name)
+    for name in sorted(names):
+        exact, bare = _form(name), _form(without_extension(name))
+        tried = ({name} & set(known), *(forms.get(form, ()) for form in (exact, bare, bare.casefold())))
+        meant = next((videos for videos in tried if videos), ())
+        if len(meant) == 1:
+            found.update(meant)
+        else:
+            unknown.append(name)
+    return frozenset(found), tuple(unknown)
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _parse_video(
@@ -215,7 +242,11 @@ def _parse_video(
     seen = set()
     for index, (start, end), text in _parse_segments(file, name, entry):
         if text not in label_of:
-            raise DataError(f"{where}, annotation {index}: label {text!r} is not among the {len(label_of)} classes")
+            close = difflib.get_close_matches(text, label_of, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise DataError(
+                f"{where}, annotation {index}: label {text!r} is not among the {len(label_of)} classes{hint}"
+            )
         label = label_of[text]
         kind = DUPLICATE if (start, end, label) in seen else _defect_of(start, end, duration)
         seen.add((start, end, label))
@@ -251,7 +282,8 @@ def _defect_of(start: float, end: float, duration: float) -> str | None:
 
 
 def _parse_segments(file: str, name: str, entry: Mapping[str, Any]) -> Iterator[tuple[int, tuple[float, float], str]]:
-    """(index, (start s, end s), label) of the annotations in order, without `Ambiguous`; test videos have none."""
+    """(index, (start s, end s), label) of the annotations in order, without THUMOS14's `Ambiguous`; test videos have
+    none."""
     annotations = entry.get("annotations", [])
     if not isinstance(annotations, list):
         raise DataError(f'{file}: video {name!r}: "annotations" is {annotations!r:.80}, not a list')
@@ -260,7 +292,7 @@ def _parse_segments(file: str, name: str, entry: Mapping[str, Any]) -> Iterator[
         if not isinstance(annotation, dict):
             raise DataError(f"{where}: is {annotation!r:.80}, not an object")
         label = _text(annotation, "label", where)
-        if label == AMBIGUOUS:
+        if is_ambiguous(name, label):
             continue
         if "segment" not in annotation:
             raise DataError(f'{where}: "segment" is missing; it is [start, end] in seconds')

@@ -458,7 +458,7 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=DemoSpec.training, help="number of training videos")
     parser.add_argument("--validation", type=int, default=DemoSpec.validation, help="number of validation videos")
     flags = parser.parse_args()
-    paths = make_demo(flags.root, flags.seed, DemoSpec(flags.training, flags.validation))
+    paths = make_demo(os.path.expanduser(flags.root), flags.seed, DemoSpec(flags.training, flags.validation))
     print(f"{flags.training} training and {flags.validation} validation videos are in {paths.root}")
 
 

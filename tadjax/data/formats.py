@@ -1,61 +1,48 @@
-"""What annotation tools write, as ActivityNet-style annotations: CSV, ELAN (.eaf), VIA (project or CSV), JSON.
+"""What annotation tools write, as instances of named videos: one list of a file, or of all files of a folder.
 
-    video,start,end,label          CSV or TSV, seconds, any order of columns
-    *.eaf                          ELAN: every aligned annotation of every tier; the media file names the video
-    *.json                         VIA 3 projects: every temporal segment; or ActivityNet-style, which stays as it is
-    *.csv with "# CSV_HEADER"      VIA 3's own export
+    .csv, .tsv    a table (table.py), or an export of VIA 3 (via.py)
+    .eaf          ELAN (elan.py)
+    .json         a project of VIA 3; or ActivityNet-style, which stays as it is (`read_databases`)
 
-A folder stands for all the files of these kinds in it. Errors name file and line, annotation or entry.
+ELAN's tiers and VIA's attributes are kept apart: where there are several, one is asked for. Errors name file and line,
+annotation or entry.
 """
 
 import csv
-import json
-import math
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+import fnmatch
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from tadjax.data.video_folder import EXTENSIONS
+from tadjax.data import elan, table, via
+from tadjax.data.annotations import read_database
+from tadjax.data.segments import Instance, Reading, Segment, instance_of
 from tadjax.errors import DataError
-from tadjax.files import read_json
+from tadjax.files import read_json, read_text
 
-COLUMNS = ("video", "start", "end", "label")
+__all__ = ["Instance", "Reading", "annotation_files", "is_activitynet", "read_databases", "read_instances"]
 
-
-class Instance(NamedTuple):
-    """One annotated action."""
-
-    video: str  # file name without folder and extension
-    start: float  # seconds
-    end: float
-    label: str
+KINDS = (".csv", ".eaf", ".json", ".tsv")
+NAMED = 4  # examples in a message
+PLAIN = Reading()
 
 
-def read_instances(path: Path) -> list[Instance]:
-    """The instances of a file, or of all such files of a folder, in their order. Raises DataError for anything else."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _READERS)
-        if not files:
-            raise DataError(f"{path}: the folder holds no annotation file ({', '.join(sorted(_READERS))})")
-        return [instance for file in files for instance in read_instances(file)]
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: no known kind of annotation file; there are {', '.join(sorted(_READERS))}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-    except OSError as error:
-        raise DataError(f"{path}: the annotations cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save the annotations as UTF-8") from error
-    try:
-        found = list(reader(str(path), text))
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file: {error}") from error
-    if not found:
-        raise DataError(f"{path}: holds no annotated segment")
-    return found
+def annotation_files(path: Path) -> list[Path]:
+    """A file, or those of these kinds in a folder and its subfolders, by name. DataError where there is none."""
+    if not path.is_dir():
+        return [path]
+    files = [
+        Path(parent, name)
+        for parent, folders, names in os.walk(path)
+        for name in names
+        if Path(name).suffix.lower() in KINDS and not name.startswith(".")
+    ]
+    if not files:
+        raise DataError(f"{path}: the folder holds no annotation file ({', '.join(KINDS)})")
+    return sorted(files)
 
 
 def is_activitynet(path: Path) -> bool:
@@ -64,101 +51,92 @@ def is_activitynet(path: Path) -> bool:
     return isinstance(content, dict) and "database" in content
 
 
-def video_stem(name: str) -> str:
-    """Name of a video as annotation files spell it, "C:\\\\films\\\\a b.mp4" or "file:///x/a%20b.mp4", without both."""
-    if "://" in name:
-        name = unquote(urlsplit(name).path)
-    name = PurePosixPath(PureWindowsPath(name).as_posix()).name
-    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in EXTENSIONS else name
+def read_databases(files: Sequence[Path]) -> dict[str, Any]:
+    """The "database" of ActivityNet-style files together; DataError for a video of two."""
+    database: dict[str, Any] = {}
+    source: dict[str, Path] = {}
+    for path in files:
+        for name, entry in read_database(path).items():
+            if name in database and database[name] != entry:
+                raise DataError(f"{path}: video {name!r} stands in {source[name]} as well, annotated otherwise")
+            database[name], source[name] = entry, path
+    return database
 
 
-def _csv(file: str, text: str) -> Iterator[Instance]:
-    if text.lstrip().startswith("#") and "CSV_HEADER" in text:
-        yield from _via_csv(file, text)
-        return
-    lines = text.splitlines()
-    delimiter = "\t" if lines and "\t" in lines[0] else ";" if lines and lines[0].count(";") >= 3 else ","
-    rows = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-    names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
-    missing = [column for column in COLUMNS if column not in names]
-    if missing:
-        raise DataError(f"{file}: the first line must name the columns {','.join(COLUMNS)}; {missing[0]!r} is missing")
-    for row in rows:
-        where = f"{file}, line {rows.line_num}"
-        video, start, end, label = ((row[names[column]] or "").strip() for column in COLUMNS)
-        yield _instance(where, video, start, end, label)
+def read_instances(
+    path: Path | Sequence[Path], reading: Reading = PLAIN, remarks: list[str] | None = None
+) -> list[Instance]:
+    """The instances of a file, of all such files of a folder, or of a list of files, in their order.
 
-
-def _via_csv(file: str, text: str) -> Iterator[Instance]:
-    header = next(line for line in text.splitlines() if "CSV_HEADER" in line)
-    columns = [column.strip() for column in header.partition("=")[2].split(",")]
-    rows = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    for number, row in enumerate(csv.reader(rows), start=1):
-        where = f"{file}, entry {number}"
-        entry = dict(zip(columns, row, strict=False))
+    remarks: gets a line for what was passed over. Raises DataError for what is no annotation file, and where there are
+    several tiers or attributes of which `reading` names none.
+    """
+    files = annotation_files(path) if isinstance(path, Path) else path
+    segments = []
+    for file in files:
         try:
-            videos, times = json.loads(entry["file_list"]), json.loads(entry["temporal_coordinates"])
-            labels = [value for value in json.loads(entry["metadata"]).values() if value]
-        except (KeyError, ValueError, AttributeError) as error:
-            raise DataError(f"{where}: not as VIA exports it ({error})") from error
-        for label in labels if len(times) == 2 else ():
-            yield _instance(where, videos[0], *times, label)
+            found = list(_read(file, reading))
+        except csv.Error as error:
+            raise DataError(f"{file}: not a CSV file: {error}") from error
+        if not found and len(files) == 1:
+            raise DataError(f"{file}: holds no annotated segment")
+        if not found and remarks is not None:
+            remarks.append(f"{file}: holds no annotated segment: passed over")
+        segments += found
+    if not segments:
+        raise DataError(f"{files[0].parent}: none of its {len(files)} annotation files holds an annotated segment")
+    counting = [segment for segment in segments if segment.label is not None]
+    if not counting:
+        raise DataError(f"{files[0]}: holds no annotated segment, only {segments[0].problem}")
+    chosen = _chosen(counting, reading.tracks, str(path if isinstance(path, Path) else files[0]))
+    if remarks is not None:
+        for kind, number in Counter(segment.problem for segment in segments if segment.label is None).items():
+            remarks.append(f"{number} entries passed over: {kind}")
+        left = {segment.track for segment in counting} - {segment.track for segment in chosen}
+        if left:
+            number = len(counting) - len(chosen)
+            remarks.append(f"{number} annotations of other tiers or attributes passed over: {_few(sorted(left))}")
+    return [instance_of(segment, reading) for segment in chosen]
 
 
-def _eaf(file: str, text: str) -> Iterator[Instance]:
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{file}: not an ELAN file ({error})") from error
-    media = [entry.get("RELATIVE_MEDIA_URL") or entry.get("MEDIA_URL", "") for entry in root.iter("MEDIA_DESCRIPTOR")]
-    video = next((name for name in media if Path(name).suffix.lower() in EXTENSIONS), Path(file).stem)
-    slots = {slot.get("TIME_SLOT_ID"): slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
-    for tier in root.iter("TIER"):
-        for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
-            where = f"{file}: annotation {annotation.get('ANNOTATION_ID')}"
-            times = [slots.get(annotation.get(f"TIME_SLOT_REF{end}")) for end in (1, 2)]
-            if None in times:
-                raise DataError(f"{where}: has no time; align it to the video in ELAN")
-            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.get("TIER_ID", "")
-            try:
-                seconds = [int(time) / 1000 for time in times]  # ELAN counts milliseconds
-            except ValueError as error:
-                raise DataError(f"{where}: its times {times} are not milliseconds") from error
-            yield _instance(where, video, *seconds, label)
+def _read(path: Path, reading: Reading) -> Iterator[Segment]:
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        raise DataError(f"{path}: no known kind of annotation file; there are {', '.join(KINDS)}")
+    if kind == ".eaf":
+        return elan.read_eaf(str(path), reading.closeness)
+    if kind == ".json":
+        return via.read_project(str(path))
+    cure = "save it as UTF-8 (in spreadsheets: CSV UTF-8), or give --encoding, such as cp1252"
+    text = read_text(path, "annotations", reading.encoding, cure)
+    return via.read_csv(str(path), text) if via.is_via_csv(text) else table.read_table(str(path), text)
 
 
-def _via_json(file: str, text: str) -> Iterator[Instance]:
-    content = read_json(file)
-    if not isinstance(content, dict) or not {"file", "view", "metadata"} <= set(content):
-        raise DataError(f'{file}: neither ActivityNet-style ("database") nor a VIA 3 project ("file", "metadata")')
-    attributes = content.get("attribute", {})
-    for name, entry in content["metadata"].items():
-        where = f"{file}: metadata {name!r}"
-        try:
-            times = entry["z"]
-            video = content["file"][str(content["view"][str(entry["vid"])]["fid_list"][0])]["fname"]
-            values = {key: value for key, value in entry["av"].items() if value}
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise DataError(f"{where}: not as VIA 3 saves it ({error!r})") from error
-        for key, value in values.items() if len(times) == 2 else ():
-            options = attributes.get(key, {}).get("options", {})
-            chosen = value.split(",") if options else [value]  # menus store the numbers of the options that are ticked
-            for one in chosen:
-                yield _instance(where, video, *times, options.get(one, one))
+def _chosen(segments: Sequence[Segment], wanted: Sequence[str], source: str) -> list[Segment]:
+    """The segments of the tracks that count."""
+    tracks: dict[str, list[str]] = {}
+    for segment in segments:
+        tracks.setdefault(segment.track, []).append(segment.label)
+    there = "; ".join(
+        f"{track!r} ({len(labels)} annotations, such as {_few(dict.fromkeys(labels))})"
+        for track, labels in tracks.items()
+    )
+    for pattern in wanted:
+        if not any(_means(pattern, track) for track in tracks):
+            raise DataError(f"{source}: no tier or attribute is called {pattern!r}; there are {there}")
+    if not wanted and len(tracks) > 1:
+        raise DataError(
+            f"{source}: holds {len(tracks)} tiers or attributes, of which one alone may be meant: {there}; say which "
+            "count with --tier NAME or --attribute NAME, which may be repeated"
+        )
+    return [s for s in segments if not wanted or any(_means(pattern, s.track) for pattern in wanted)]
 
 
-_READERS = {".csv": _csv, ".tsv": _csv, ".eaf": _eaf, ".json": _via_json}
+def _means(pattern: str, track: str) -> bool:
+    pattern, track = (unicodedata.normalize("NFC", text) for text in (pattern, track))
+    return pattern == track or fnmatch.fnmatchcase(track, pattern)
 
 
-def _instance(where: str, video: Any, start: Any, end: Any, label: Any) -> Instance:
-    try:
-        times = float(start), float(end)
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: start {start!r} and end {end!r} must be seconds, such as 12.5") from None
-    if not all(map(math.isfinite, times)) or times[1] <= times[0]:
-        raise DataError(f"{where}: the segment from {times[0]:g} s to {times[1]:g} s must end after it starts")
-    if not str(label).strip():
-        raise DataError(f"{where}: the label is empty")
-    if not str(video).strip():
-        raise DataError(f"{where}: the video is empty")
-    return Instance(video_stem(str(video)), *times, str(label).strip())
+def _few(names: Sequence[str] | dict[str, Any]) -> str:
+    shown = ", ".join(repr(name) if name else "no label" for name in list(names)[:NAMED])
+    return shown + (" ..." if len(names) > NAMED else "")

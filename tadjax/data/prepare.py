@@ -16,18 +16,25 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
+from tadjax.data.annotated import Annotated, read_annotated
 from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
-from tadjax.data.formats import Instance, is_activitynet, read_instances
+from tadjax.data.extensions import without_extension
+from tadjax.data.formats import Reading
+from tadjax.data.own_config import train_command, write_config
 from tadjax.data.publishers import CONVERTERS, ego4d_clips
-from tadjax.data.recipe import advise, describe, instance_lengths, rates, suggest, usual_rate
-from tadjax.data.reencode import Encoding, add_options, encoding_from, reencode_folder
+from tadjax.data.recipe import advise, describe, rates, usual_rate
+from tadjax.data.reencode import SETTINGS, Encoding, add_options, encoding_from, reencode_folder
 from tadjax.data.video import VideoInfo
-from tadjax.data.video_folder import probe_all, video_files
+from tadjax.data.video_folder import all_videos, passed_over, probe_all, some_of, video_files
+from tadjax.data.video_names import Finder
 from tadjax.errors import DataError, TadjaxError
+from tadjax.files import expand_home
 
 NAMED = 5  # examples of each kind of problem
 SECONDS_OFF, SHARE_OFF = 1.0, 0.02  # annotated durations are rounded: beyond both, it is another cut of the video
@@ -167,31 +174,39 @@ def prepare(name: str, root: Path) -> tuple[int, list[str]]:
     return (1 if findings.problems else 0), [data.prefix + video for video in findings.infos]
 
 
-def reencode_videos(videos: Path, names: Iterable[str], folder: Path, encoding: Encoding, processes: int | None) -> int:
-    """Re-encodes the named files of a folder of videos into another one; returns the exit status."""
-    files = video_files(videos)
-    wanted = {name: files[name] for name in names}
+def reencode_videos(wanted: dict[str, Path], folder: Path, encoding: Encoding, processes: int | None) -> int:
+    """Re-encodes videos, by name, into a folder; returns the exit status."""
     errors = reencode_folder(wanted, folder, encoding, processes)
     for error in errors.values():
         print(f"error: {error}", file=sys.stderr)
-    print(f"{len(wanted) - len(errors)} re-encoded videos are in {folder}: train with --config.data.videos={folder}")
+    flag = shlex.quote(f"--config.data.videos={folder}")
+    print(f"{len(wanted) - len(errors)} re-encoded videos are in {folder}: train with {flag}")
     return 1 if errors else 0
 
 
-def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> int:
-    """Makes a data set of a folder of videos and annotations of any known format, and a config for it."""
-    files = video_files(videos)
-    if is_activitynet(source):
-        database = read_database(source)
-        for name, entry in database.items():
-            if not isinstance(entry, dict):
-                raise DataError(f"{source}: video {name!r}: is {entry!r:.80}, not an object")
-        infos, problems = _readable(files, names := list(database))
-        database = {name: {"subset": _subset(name), **database[name]} for name in database if name in infos}
+def prepare_custom(
+    videos: Path,
+    source: Path,
+    output: Path,
+    backbone: str,
+    reading: Reading = Reading(),  # noqa: B008  (frozen)
+    ignore_folders: bool = False,
+    reencoded: Path | None = None,
+) -> int:
+    """Makes a data set of a folder of videos and annotations of any known format, and a config for it.
+
+    reencoded: the folder of the re-encoded videos to train on; names are still those of the originals.
+    """
+    files, others = all_videos(videos, SETTINGS)
+    found = read_annotated(source, videos, files, reading, ignore_folders)
+    if reencoded is not None:
+        found.files = {name: reencoded / f"{name}.mp4" for name in found.files}
+        videos = reencoded
+    infos, problems = _readable(found)
+    if found.whole:
+        database = {name: {"subset": _subset(name), **found.entries[name]} for name in infos}
     else:
-        instances = read_instances(source)
-        infos, problems = _readable(files, names := list(dict.fromkeys(instance.video for instance in instances)))
-        database = _database(instances, infos)
+        database = _database(found, infos)
     if not database:
         raise DataError("none of the annotated videos can be used:\n" + "\n".join(problems.report()))
     train, evaluation = _split(database)
@@ -199,8 +214,9 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
     annotations = parse_database(database, tuple(dict.fromkeys((train, evaluation))), classes, str(source))
     for line in annotations.summary():
         problems.add("kinds of annotations out of order", line)
-    for stem in sorted(set(files) - set(names)):
-        problems.add("video files without annotations: not used", str(files[stem]))
+    for file in files:
+        if without_extension(file) not in found.entries:
+            problems.add("video files without annotations: not used", str(files[file]))
 
     output.mkdir(parents=True, exist_ok=True)
     (output / "annotations.json").write_text(json.dumps({"database": database}, indent=1) + "\n", encoding="utf-8")
@@ -210,21 +226,30 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
     for subset in dict.fromkeys((train, evaluation)):
         of_subset = [video for video in annotations.videos if video.subset == subset]
         print("\n    ".join([f"{subset}:", *describe(of_subset, classes)]))
-    print("\n".join(advise(annotations.videos, fps) + rates([info.fps for info in infos.values()])))
+    remarks = advise(annotations.videos, fps) + rates([info.fps for info in infos.values()])
+    print("\n".join(filter(None, [*remarks, *found.remarks, *alike(classes), passed_over(videos, others)])))
     print("\n".join(problems.report()) or "annotations and videos agree")
     if train == evaluation:
         print(f"there is no subset but {train!r}: mAP will be that of the videos that were trained on")
     print(f"wrote {output / 'annotations.json'}, {output / 'classes.txt'}, {config}; train with\n")
-    print(f"    python -m tadjax.main --config={config} --workdir=runs/{output.name}")
+    print("    " + train_command(config, output))
     return 1 if problems.problems else 0
 
 
-def _readable(files: dict[str, Path], names: Sequence[str]) -> tuple[dict[str, VideoInfo], Findings]:
+def alike(classes: Sequence[str]) -> list[str]:
+    """A line where classes differ in upper and lower case alone: they may be one, written in two ways."""
+    forms: dict[str, list[str]] = {}
+    for name in classes:
+        forms.setdefault(name.casefold(), []).append(name)
+    told = [" and ".join(map(repr, names)) for names in forms.values() if len(names) > 1]
+    return [f"classes that differ in upper and lower case alone: {some_of(told)}"] if told else []
+
+
+def _readable(found: Annotated) -> tuple[dict[str, VideoInfo], Findings]:
     findings = Findings()
-    for name in names:
-        if name not in files:
-            findings.add("annotated videos without a file: left out", name)
-    for name, result in probe_all({name: files[name] for name in names if name in files}).items():
+    for kind, line in found.problems:
+        findings.add(kind, line)
+    for name, result in probe_all(found.files).items():
         if isinstance(result, DataError):
             findings.add("files that cannot be read: left out", str(result))
         else:
@@ -232,14 +257,12 @@ def _readable(files: dict[str, Path], names: Sequence[str]) -> tuple[dict[str, V
     return findings.infos, findings
 
 
-def _database(instances: Sequence[Instance], infos: dict[str, VideoInfo]) -> dict:
+def _database(found: Annotated, infos: dict[str, VideoInfo]) -> dict:
+    _refuse_frames(found, infos)
     database = {
-        name: {"subset": "", "duration": info.duration, "frame": info.frames, "annotations": []}
+        name: {"subset": "", "duration": info.duration, "frame": info.frames, **found.entries[name]}
         for name, info in infos.items()
     }
-    for video, start, end, label in instances:
-        if video in database:
-            database[video]["annotations"].append({"segment": [start, end], "label": label})
     ordered = sorted(database, key=_draw)  # the same on every machine, and not the order of recording
     held_out = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
     for number, name in enumerate(ordered):
@@ -247,8 +270,25 @@ def _database(instances: Sequence[Instance], infos: dict[str, VideoInfo]) -> dic
     return database
 
 
+def _refuse_frames(found: Annotated, infos: dict[str, VideoInfo]) -> None:
+    """DataError where times can be no seconds but may be frames: whole numbers beyond videos' ends, none beyond their
+    frames."""
+    beyond = None
+    for name, info in infos.items():
+        for annotation, place in zip(found.entries[name]["annotations"], found.places[name], strict=True):
+            start, end = annotation["segment"]
+            if start % 1 or end % 1 or end > info.frames + 1:
+                return
+            if beyond is None and end > info.duration + SECONDS_OFF:
+                beyond = (
+                    f"{place}: {start:g} to {end:g} of a video that lasts {info.duration:.2f} s ({info.frames} frames)"
+                )
+    if beyond is not None:
+        raise DataError(f"{beyond} are frame numbers, it seems; give seconds: frame / frame rate")
+
+
 def _draw(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+    return hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "replace")).hexdigest()
 
 
 def _subset(name: str) -> str:
@@ -262,56 +302,6 @@ def _split(database: dict) -> tuple[str, str]:
     train = next((s for s in subsets if s.lower().startswith("train")), subsets[0])
     others = [s for s in subsets if s != train]
     return train, next((s for s in others if s.lower().startswith("val")), (others or [train])[0])
-
-
-def write_config(
-    output: Path,
-    videos: Path,
-    annotations: Annotations,
-    subsets: tuple[str, str],
-    infos: Sequence[VideoInfo],
-    fps: float,
-    backbone: str,
-) -> Path:
-    """A config file to train with, its sizes from the lengths of the instances; returns its path."""
-    lengths = instance_lengths(annotations.videos)
-    if not len(lengths):
-        raise DataError("no annotated segment lies inside its video; are its times in seconds?")
-    sizes = suggest(lengths, max(info.duration for info in infos), fps)
-    frames = sizes.feature_length * sizes.frames_per_feature
-    counts = f"{len(annotations.videos)} videos, {len(lengths)} instances, {len(annotations.classes)} classes"
-    seconds = sizes.feature_length * sizes.stride / fps
-    text = f'''"""AdaTAD on {output.name}: {counts}.
-
-Written by python -m tadjax.data.prepare custom, its sizes from the lengths of the instances; change what you like.
-
-    python -m tadjax.main --config={output / "config.py"} --workdir=runs/{output.name}
-"""
-
-from configs import common
-
-
-def get_config(variant: str = ""):
-    (tiny,) = common.pick(variant, common.TINY)
-    config = common.base()
-    config.data.name = {output.name!r}
-    config.data.annotations = {str(output / "annotations.json")!r}
-    config.data.classes = {str(output / "classes.txt")!r}
-    config.data.videos = {str(videos)!r}
-    config.data.train_subset, config.data.eval_subset = {subsets[0]!r}, {subsets[1]!r}
-    config.window.frames = {frames}
-    config.window.feature_length = {sizes.feature_length}
-    config.window.stride = {sizes.stride}  # a window is {seconds:.1f} s at {fps:g} frames a second
-    config.backbone.size = {backbone[-1]!r}
-    config.backbone.weights = "weights/{backbone}"  # see README.md for converting published weights
-    config.head.max_length = {sizes.feature_length}
-    config.head.convs = (2, 2, {sizes.levels - 1})
-    config.head.regression_ranges = {sizes.regression_ranges}
-    return common.tiny(config) if tiny else config
-'''
-    path = output / "config.py"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -329,6 +319,19 @@ def parser() -> argparse.ArgumentParser:
     custom = names.add_parser("custom", help="makes a data set of your own videos")
     custom.add_argument("--videos", type=Path, required=True, help="folder of video files")
     custom.add_argument("--annotations", type=Path, required=True, help="CSV, .eaf, VIA, JSON; or a folder")
+    custom.add_argument(
+        "--tier",
+        "--attribute",
+        dest="tracks",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="ELAN's tier or VIA's attribute that holds the actions, * for any letters; may be repeated",
+    )
+    custom.add_argument("--encoding", default="", help="of CSV files that are not UTF-8, such as cp1252")
+    custom.add_argument(
+        "--ignore-folders", action="store_true", help="find videos by file names, whatever folders annotations name"
+    )
     custom.add_argument("--output", type=Path, default=Path("data/custom"), help="folder to write (%(default)s)")
     custom.add_argument("--backbone", choices=("vits", "vitb", "vitl", "vith", "vitg"), default="vitb")
     for each in names.choices.values():
@@ -339,15 +342,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
     try:
         if arguments.name == "custom":
-            status, videos = 0, arguments.videos
+            status = 0
             if arguments.reencode is not None:
-                encoding, files = encoding_from(arguments), video_files(videos)
-                status = reencode_videos(videos, files, arguments.reencode, encoding, arguments.processes)
-                videos = arguments.reencode
-            return status | prepare_custom(videos, arguments.annotations, arguments.output, arguments.backbone)
+                files = Finder(all_videos(arguments.videos, SETTINGS)[0], arguments.videos)
+                wanted = files.single_files(map(without_extension, files.files))
+                status = reencode_videos(wanted, arguments.reencode, encoding_from(arguments), arguments.processes)
+            reading = Reading(tuple(arguments.tracks), arguments.encoding)
+            where = arguments.videos, arguments.annotations, arguments.output, arguments.backbone
+            return status | prepare_custom(*where, reading, arguments.ignore_folders, arguments.reencode)
         status, full_scale = 0, getattr(arguments, "full_scale", None)
         if full_scale is not None:
             if arguments.source is None:
@@ -361,8 +366,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status |= found
         if arguments.reencode is not None:
             encoding = encoding_from(arguments, DATASETS[arguments.name].fps)
-            videos = arguments.root / "videos"
-            status |= reencode_videos(videos, names, arguments.reencode, encoding, arguments.processes)
+            files = video_files(arguments.root / "videos")
+            status |= reencode_videos(
+                {name: files[name] for name in names}, arguments.reencode, encoding, arguments.processes
+            )
         return status
     except TadjaxError as error:
         text = str(error)

@@ -153,14 +153,19 @@ def reencode_folder(
     Raises DataError where the folder holds videos of another encoding, or the originals.
     """
     parts = {name: file if isinstance(file, tuple) else (file, 0.0, math.inf) for name, file in files.items()}
-    if any(path.parent.resolve() == folder.resolve() for path, _, _ in parts.values()):
+    targets = {name: folder / f"{name}.mp4" for name in parts}
+    if any(
+        folder.resolve() == p.parent.resolve() or targets[n].resolve() == p.resolve() for n, (p, *_) in parts.items()
+    ):
         raise DataError(f"{folder}: holds the originals; give another folder to write re-encoded videos to")
     for name in parts:
-        if PurePath(name).name != name:
+        if not name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             raise DataError(f"video {name!r}: its file would lie outside {folder}")
     keep_settings(folder / SETTINGS, dataclasses.asdict(encoding))
-    jobs = {name: (path, folder / f"{name}.mp4", encoding, *part) for name, (path, *part) in parts.items()}
+    jobs = {name: (path, targets[name], encoding, *part) for name, (path, *part) in parts.items()}
     jobs = {name: job for name, job in jobs.items() if not job[1].exists()}
+    for parent in {target.parent for _, target, *_ in jobs.values()}:
+        parent.mkdir(parents=True, exist_ok=True)
     return run_all(reencode, jobs, "re-encoding videos", processes)[1]
 
 

@@ -15,10 +15,10 @@ import sys
 
 import numpy as np
 
-from tadjax.data.annotations import read_names
+from tadjax.data.annotations import known_names, read_names
 from tadjax.detections.results import Results, read_results
 from tadjax.errors import ConfigError, DataError, TadjaxError
-from tadjax.files import read_json
+from tadjax.files import expand_home, read_json
 from tadjax.metrics.diagnosis import BINS, Diagnosis, diagnose
 from tadjax.metrics.evaluation import Evaluation, evaluate
 from tadjax.metrics.instances import GroundTruth, read_ground_truth
@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--diagnose", action="store_true", help="DETAD's analyses, drawn to --figure")
     parser.add_argument("--figure", default="diagnosis.png", help=".png, .svg or .pdf (diagnosis.png)")
     parser.add_argument("--bins", choices=BINS, default="thumos", help="sizes of instances for --diagnose (thumos)")
-    return parser.parse_args(argv)
+    return parser.parse_args(expand_home(argv))
 
 
 def thresholds(text: str) -> tuple[float, ...]:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.diagnose and pathlib.Path(args.figure).suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"--figure {args.figure}: pictures are written as .png, .svg or .pdf")
     source = read_json(args.ground_truth)
-    blocked = read_names(args.blocked) if args.blocked else frozenset()
+    blocked = blocked_videos(args, source)
     evaluations: list[Evaluation] = []
     diagnoses: dict[str, Diagnosis] = {}
     status = 0
@@ -108,6 +108,18 @@ def run(args: argparse.Namespace) -> int:
         return 2
     write(args, evaluations, diagnoses)
     return status
+
+
+def blocked_videos(args: argparse.Namespace, source: object) -> frozenset[str]:
+    """The videos of --blocked; stderr gets a line about names that are of no video of the ground truth."""
+    if not args.blocked:
+        return frozenset()
+    database = source.get("database") if isinstance(source, dict) else None
+    blocked, unknown = known_names(read_names(args.blocked), database if isinstance(database, dict) else ())
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        print(f"{args.blocked}: {len(unknown)} names are of no video of {args.ground_truth}: {shown}", file=sys.stderr)
+    return blocked
 
 
 def read_pair(

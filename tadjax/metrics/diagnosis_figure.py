@@ -3,6 +3,7 @@ type of error would gain, false negatives by the instances' characteristics, and
 """
 
 import pathlib
+import warnings
 from collections.abc import Mapping
 
 import matplotlib
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tadjax.metrics.diagnosis import ERROR_TYPES, Diagnosis
+from tadjax.report.fonts import look_of, plain
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in greyscale print.
 COLORS = ("#009E73", "#0072B2", "#56B4E9", "#E69F00", "#CC79A7", "#999999")
@@ -21,7 +23,9 @@ CHARACTERISTICS = {"coverage": "Coverage", "length": "Length", "num-instances": 
 def draw(diagnoses: Mapping[str, Diagnosis], path: str | pathlib.Path) -> None:
     """One page; the suffix of the path says which format: .png, .svg or .pdf. Text stays text in an SVG."""
     columns = len(diagnoses)
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 8, "axes.axisbelow": True}):
+    names = [plain(pathlib.Path(name).name) for name in diagnoses]
+    with matplotlib.rc_context(look_of(names) | {"font.size": 8, "axes.axisbelow": True}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said once, by `look_of`
         figure = Figure(figsize=(8.3 * columns, 9.5), layout="constrained")
         pages = np.atleast_1d(figure.subfigures(1, columns))
         # one scale for all columns, so that bars of two runs compare by eye
@@ -30,7 +34,7 @@ def draw(diagnoses: Mapping[str, Diagnosis], path: str | pathlib.Path) -> None:
             "mAP": max(5.0, *(np.nanmax(100 * np.concatenate([*d.sensitivity.values()])) for d in diagnoses.values()))
             * 1.2,
         }
-        for page, (name, diagnosis) in zip(pages, diagnoses.items(), strict=True):
+        for page, name, diagnosis in zip(pages, names, diagnoses.values(), strict=True):
             _draw_run(page, name, diagnosis, tops)
         figure.savefig(path, dpi=150)
 
@@ -39,7 +43,7 @@ def _draw_run(page: Figure, name: str, diagnosis: Diagnosis, tops: dict[str, flo
     tiou = diagnosis.tiou
     thresholds = f"tIoU {tiou[0]:g}" if len(tiou) == 1 else f"mean over tIoU {tiou.min():g} ... {tiou.max():g}"
     page.suptitle(
-        f"{pathlib.Path(name).name}: average mAP$_N$ {100 * diagnosis.ap_normalized.mean():.1f} %, {thresholds}",
+        f"{name}: average mAP_N {100 * diagnosis.ap_normalized.mean():.1f} %, {thresholds}",
         fontsize=11,
     )
     top, middle, bottom = page.subfigures(3, 1, height_ratios=(1.25, 1, 1))
@@ -58,7 +62,7 @@ def _row_of_axes(row: Figure, diagnosis: Diagnosis, label: str) -> list[tuple[Ax
     """Axes side by side, one for each characteristic, as wide as it has bins."""
     widths = [len(bins.names) for bins in diagnosis.bins.values()]
     axes = np.atleast_1d(row.subplots(1, len(widths), width_ratios=widths))
-    axes[0].set_ylabel(label)
+    axes[0].set_ylabel(label, parse_math=True)
     return list(zip(axes, diagnosis.bins, strict=True))
 
 
@@ -83,7 +87,7 @@ def _draw_impact(axes: Axes, diagnosis: Diagnosis, top: float) -> None:
     bars = axes.bar(np.arange(len(gains)), gains, color=COLORS[1:], width=0.7)
     axes.bar_label(bars, fmt="%.1f", padding=2)
     axes.set(title="Removing each error", ylim=(min(0, 1.25 * gains.min()), top))
-    axes.set_ylabel("Gain in average mAP$_N$, points")
+    axes.set_ylabel("Gain in average mAP$_N$, points", parse_math=True)
     axes.set_xticks(np.arange(len(gains)), SHORT_NAMES[1:], rotation=20, ha="right", rotation_mode="anchor")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from tadjax.data.annotations import AMBIGUOUS
+from tadjax.data.annotations import is_ambiguous
 from tadjax.detections.results import Results
 from tadjax.errors import DataError
 from tadjax.files import read_json
@@ -87,8 +87,8 @@ def read_ground_truth(
 
     subset: None takes the only one there is or, given the names of the `predicted` videos, the one that holds most of
     them. task: None reads "label"; "verb", "noun" or "action" EPIC-Kitchens' "verb_label" and "noun_label" ("id_<n>"),
-    whose classes are then named "<n>", for actions "<verb>,<noun>". blocked: videos to leave out. What is labelled
-    `Ambiguous` (THUMOS14) is no instance, as in training. Raises DataError, naming file, video and index.
+    whose classes are then named "<n>", for actions "<verb>,<noun>". blocked: videos to leave out. What THUMOS14
+    labels `Ambiguous` is no instance, as in training. Raises DataError, naming file, video and index.
     """
     rules = rules_named(rules) if isinstance(rules, str) else rules
     if isinstance(source, (str, pathlib.Path)):
@@ -109,7 +109,7 @@ def read_ground_truth(
                     raise ValueError("a time is not finite")
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise DataError(f"{name}: video {video}, annotation {index}: {_defect(error, task)}") from None
-            if label == AMBIGUOUS:
+            if is_ambiguous(video, label):
                 continue
             if rules.duplicate_tolerance is not None:
                 tolerance, same = rules.duplicate_tolerance, kept.setdefault(label, [])

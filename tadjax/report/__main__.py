@@ -15,11 +15,12 @@ from tadjax.data.annotations import Video, parse_database, read_database
 from tadjax.detections.decode import Detections
 from tadjax.detections.results import Results, read_results
 from tadjax.errors import DataError, TadjaxError
+from tadjax.files import expand_home
 from tadjax.report.timeline import FORMATS, draw_proposals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
     names = args.names.split(",") if args.names else [_short_name(path) for path in args.results]
     try:
         if len(names) != len(args.results):

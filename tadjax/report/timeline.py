@@ -23,6 +23,7 @@ from tadjax.detections.decode import Detections
 from tadjax.files import write_whole
 from tadjax.metrics.matching import segment_tiou
 from tadjax.report.exports import clock
+from tadjax.report.fonts import look_of, plain
 
 # Okabe and Ito's palette, without its black and its yellow (too pale on white): told apart by colour-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -63,7 +64,8 @@ def draw_timeline(
     left_out = max(0, len(shown) - LANES)
     shown = np.sort(shown[np.lexsort((-best[shown], ~with_truth[shown]))][:LANES])
 
-    with _style():
+    video, names = plain(video), [plain(classes[label]) for label in shown] or ["no detection"]
+    with _style(video, *names):
         figure = Figure(figsize=(11, 1.35 + 0.62 * max(1, len(shown))), layout="constrained")
         axes = figure.add_subplot()
         _time_axis(axes, 0, duration)
@@ -77,10 +79,9 @@ def draw_timeline(
             heights = np.maximum(0.52 * of_class.scores[order] / best.max(initial=1e-9), 0.02)
             _bars(axes, of_class.segments[order], lane + 0.4 - heights, heights, color=color, alpha=0.75)
             axes.axhline(lane + 0.4, color="#bbbbbb", linewidth=0.6, zorder=0)
-        names = [classes[label] for label in shown] or ["no detection"]
-        axes.set_yticks(np.arange(len(names)), names, parse_math=False)
+        axes.set_yticks(np.arange(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_title(_title(video, best, found, truth, left_out), loc="left", parse_math=False)
+        axes.set_title(_title(video, best, found, truth, left_out), loc="left")
         _save(figure, path)
 
 
@@ -97,12 +98,14 @@ def draw_proposals(
 
     A proposal's colour is the largest tIoU it has with an instance of its own class.
     """
-    with _style():
+    segments, labels = np.asarray(truth.segments, np.float64), np.asarray(truth.labels, int)
+    seen = (segments[:, 1] > span[0]) & (segments[:, 0] < span[1])
+    video, names = plain(video), {label: plain(classes[label]) for label in labels[seen].tolist()}
+    methods = {plain(name): found for name, found in methods.items()}
+    with _style(video, *names.values(), *methods):
         figure = Figure(figsize=(11, 0.9 + (0.85 + 0.075 * top_k) * len(methods)), layout="constrained")
         panels = figure.subplots(len(methods), 1, sharex=True, squeeze=False)[:, 0]
         colors = matplotlib.colormaps["viridis"]
-        segments, labels = np.asarray(truth.segments, np.float64), np.asarray(truth.labels, int)
-        seen = (segments[:, 1] > span[0]) & (segments[:, 0] < span[1])
         for axes, (method, found) in zip(panels, methods.items(), strict=True):
             overlaps = (found.segments[:, 1] > span[0]) & (found.segments[:, 0] < span[1])
             found = found[overlaps]
@@ -112,14 +115,12 @@ def draw_proposals(
             _bars(axes, segments[seen], -3.2, 2.6, color="#B2182B")
             for (start, end), label in zip(segments[seen], labels[seen], strict=True):
                 middle = (max(start, span[0]) + min(end, span[1])) / 2
-                axes.text(middle, -3.7, classes[label], ha="center", va="bottom", fontsize=7, parse_math=False)
+                axes.text(middle, -3.7, names[int(label)], ha="center", va="bottom", fontsize=7)
             _bars(axes, found.segments, np.arange(len(found)) + 0.6, 0.8, color=colors(tiou))
             axes.axhline(0, color="black", linewidth=1.2)
             axes.set(ylim=(top_k + 1, -7), yticks=[])
-            axes.set_ylabel(method, rotation=0, ha="right", va="center", parse_math=False)
-        panels[0].set_title(
-            f"{video}: ground truth above the line, the best {top_k} proposals below", loc="left", parse_math=False
-        )
+            axes.set_ylabel(method, rotation=0, ha="right", va="center")
+        panels[0].set_title(f"{video}: ground truth above the line, the best {top_k} proposals below", loc="left")
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colors)
         figure.colorbar(scale, ax=list(panels), label="tIoU with the ground truth", fraction=0.025, pad=0.01)
         _save(figure, path)
@@ -175,20 +176,16 @@ def _time_axis(axes: Axes, start: float, end: float) -> None:
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
-    """Text stays text in an SVG, and the same picture gives the same bytes.
-
-    What matplotlib's font lacks, Chinese for one, is boxes in a PNG, without a warning a letter: the SVG has it.
-    """
-    look = {
-        "svg.fonttype": "none",
+def _style(*names: str) -> Iterator[None]:
+    """Text stays text in an SVG, and the same picture gives the same bytes. names: that stand in the picture."""
+    look = look_of(names) | {
         "svg.hashsalt": "tadjax",
         "font.size": 9,
         "axes.titlesize": 10,
         "axes.axisbelow": True,
     }
     with matplotlib.rc_context(look), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # said once, by `look_of`
         yield
 
 

@@ -12,7 +12,7 @@ from tadjax.errors import DataError
 
 def database():
     return {
-        "b": {
+        "video_test_0000007": {
             "subset": "training",
             "duration": 20.0,
             "frame": 500,
@@ -39,7 +39,13 @@ def test_reads_the_requested_subsets_in_file_order(tmp_path):
     assert found.classes == ("Jump", "Run", "Swim")  # of all subsets, so that training and evaluation agree
     assert found.warnings == () and found.summary() == []
     first, second = found.videos
-    assert (first.name, first.subset, first.duration, first.frames, first.fps) == ("b", "training", 20.0, 500, 25.0)
+    assert (first.name, first.subset, first.duration, first.frames, first.fps) == (
+        "video_test_0000007",
+        "training",
+        20.0,
+        500,
+        25.0,
+    )
     assert first.segments.tolist() == [[1.0, 2.5], [3.5, 4.5]] and first.segments.dtype == np.float64
     assert first.labels.tolist() == [1, 0] and first.labels.dtype == np.int32
     assert (second.name, second.frames, second.fps) == ("a", 0, 24.0)
@@ -81,30 +87,38 @@ def test_classes_from_a_file_and_from_a_sequence_keep_their_order(tmp_path):
 )
 def test_what_looks_wrong_is_counted_by_file_video_and_index(tmp_path, segment, kind, kept):
     content = database()
-    content["b"]["annotations"].append({"segment": segment, "label": "Run"})
+    content["video_test_0000007"]["annotations"].append({"segment": segment, "label": "Run"})
     path = write(tmp_path, content)
     found = load_annotations(path, "training")
     (warning,) = found.warnings
-    assert (warning.file, warning.video, warning.index, warning.kind) == (str(path), "b", 3, kind)
-    assert str(warning).startswith(f"{path}: video 'b', annotation 3: {kind}")
+    assert (warning.file, warning.video, warning.index, warning.kind) == (str(path), "video_test_0000007", 3, kind)
+    assert str(warning).startswith(f"{path}: video 'video_test_0000007', annotation 3: {kind}")
     assert (segment in found.videos[0].segments[2:].tolist()) == kept
     assert len(found.videos[0].labels) == 2 + kept
 
 
 def test_the_summary_counts_each_kind_and_gives_the_first(tmp_path):
     content = database()
-    content["b"]["annotations"] += [{"segment": [5, 4], "label": "Run"}] * 3 + [{"segment": [5, 5], "label": "Run"}]
+    content["video_test_0000007"]["annotations"] += [{"segment": [5, 4], "label": "Run"}] * 3 + [
+        {"segment": [5, 5], "label": "Run"}
+    ]
     reversed_, repeated, empty = load_annotations(write(tmp_path, content), "training").summary()
-    assert reversed_.startswith(f"1 x {annotations.REVERSED}; first: ") and "video 'b', annotation 3" in reversed_
-    assert repeated.startswith(f"2 x {annotations.DUPLICATE}; first: ") and "video 'b', annotation 4" in repeated
-    assert empty.startswith(f"1 x {annotations.EMPTY}; first: ") and "video 'b', annotation 6" in empty
+    assert (
+        reversed_.startswith(f"1 x {annotations.REVERSED}; first: ")
+        and "video 'video_test_0000007', annotation 3" in reversed_
+    )
+    assert (
+        repeated.startswith(f"2 x {annotations.DUPLICATE}; first: ")
+        and "video 'video_test_0000007', annotation 4" in repeated
+    )
+    assert empty.startswith(f"1 x {annotations.EMPTY}; first: ") and "video 'video_test_0000007', annotation 6" in empty
 
 
 def test_a_frame_rate_that_disagrees_with_the_frame_count_is_counted(tmp_path):
     content = database()
-    content["b"]["fps"] = 25.1
+    content["video_test_0000007"]["fps"] = 25.1
     assert load_annotations(write(tmp_path, content), "training").warnings == ()
-    content["b"]["fps"] = 30
+    content["video_test_0000007"]["fps"] = 30
     found = load_annotations(write(tmp_path, content), "training")
     assert [warning.kind for warning in found.warnings] == [annotations.FPS_MISMATCH]
     assert found.videos[0].fps == 25.0
@@ -123,31 +137,61 @@ def changed(*keys, to=None, drop=False):
 
 
 BAD_ENTRIES = [
-    (changed("b", "subset", drop=True), "video 'b': \"subset\" is missing"),
-    (changed("b", "duration", drop=True), "video 'b': \"duration\" is missing"),
-    (changed("b", "duration", to="20.0"), "video 'b': \"duration\" is '20.0', not a positive number"),
-    (changed("b", "duration", to=0), "video 'b': \"duration\" is 0, not a positive number"),
-    (changed("b", "duration", to=float("nan")), "video 'b': \"duration\" is nan, not a positive number"),
-    (changed("b", "duration", to=10**400), "video 'b': \"duration\" is 1000"),
-    (changed("b", "duration", to=True), "video 'b': \"duration\" is True, not a positive number"),
-    (changed("b", "duration", to=0.02), "video 'b': 25000 frames a second"),
-    (changed("b", "frame", to=500.5), "video 'b': \"frame\" is 500.5"),
-    (changed("b", "frame", to=-1), "video 'b': \"frame\" is -1"),
-    (changed("a", "fps", to=None), "video 'a': \"fps\" is None"),
-    (changed("b", to=[]), "video 'b': is [], not an object"),
-    (changed("b", "annotations", to={}), "video 'b': \"annotations\" is {}, not a list"),
-    (changed("b", "annotations", 1, to="x"), "video 'b', annotation 1: is 'x', not an object"),
-    (changed("b", "annotations", 0, "label", drop=True), "video 'b', annotation 0: \"label\" is missing"),
-    (changed("b", "annotations", 0, "label", to=3), "video 'b', annotation 0: \"label\" is 3, not a text"),
-    (changed("b", "annotations", 2, "segment", drop=True), "video 'b', annotation 2: \"segment\" is missing"),
+    (changed("video_test_0000007", "subset", drop=True), "video 'video_test_0000007': \"subset\" is missing"),
+    (changed("video_test_0000007", "duration", drop=True), "video 'video_test_0000007': \"duration\" is missing"),
     (
-        changed("b", "annotations", 2, "segment", to=[1]),
-        "video 'b', annotation 2: \"segment\" is [1], not [start, end]",
+        changed("video_test_0000007", "duration", to="20.0"),
+        "video 'video_test_0000007': \"duration\" is '20.0', not a positive number",
     ),
-    (changed("b", "annotations", 2, "segment", to=[1, None]), "video 'b', annotation 2: \"segment\" is [1, None]"),
     (
-        changed("b", "annotations", 2, "segment", to=[1, float("inf")]),
-        "video 'b', annotation 2: \"segment\" is [1, inf]",
+        changed("video_test_0000007", "duration", to=0),
+        "video 'video_test_0000007': \"duration\" is 0, not a positive number",
+    ),
+    (
+        changed("video_test_0000007", "duration", to=float("nan")),
+        "video 'video_test_0000007': \"duration\" is nan, not a positive number",
+    ),
+    (changed("video_test_0000007", "duration", to=10**400), "video 'video_test_0000007': \"duration\" is 1000"),
+    (
+        changed("video_test_0000007", "duration", to=True),
+        "video 'video_test_0000007': \"duration\" is True, not a positive number",
+    ),
+    (changed("video_test_0000007", "duration", to=0.02), "video 'video_test_0000007': 25000 frames a second"),
+    (changed("video_test_0000007", "frame", to=500.5), "video 'video_test_0000007': \"frame\" is 500.5"),
+    (changed("video_test_0000007", "frame", to=-1), "video 'video_test_0000007': \"frame\" is -1"),
+    (changed("a", "fps", to=None), "video 'a': \"fps\" is None"),
+    (changed("video_test_0000007", to=[]), "video 'video_test_0000007': is [], not an object"),
+    (
+        changed("video_test_0000007", "annotations", to={}),
+        "video 'video_test_0000007': \"annotations\" is {}, not a list",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 1, to="x"),
+        "video 'video_test_0000007', annotation 1: is 'x', not an object",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 0, "label", drop=True),
+        "video 'video_test_0000007', annotation 0: \"label\" is missing",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 0, "label", to=3),
+        "video 'video_test_0000007', annotation 0: \"label\" is 3, not a text",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 2, "segment", drop=True),
+        "video 'video_test_0000007', annotation 2: \"segment\" is missing",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 2, "segment", to=[1]),
+        "video 'video_test_0000007', annotation 2: \"segment\" is [1], not [start, end]",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 2, "segment", to=[1, None]),
+        "video 'video_test_0000007', annotation 2: \"segment\" is [1, None]",
+    ),
+    (
+        changed("video_test_0000007", "annotations", 2, "segment", to=[1, float("inf")]),
+        "video 'video_test_0000007', annotation 2: \"segment\" is [1, inf]",
     ),
 ]
 
@@ -165,7 +209,7 @@ def test_what_cannot_be_read_is_one_error_that_names_the_place(tmp_path, content
 )
 def test_names_that_lead_out_of_the_data_folder_are_refused(tmp_path, name):
     content = database()
-    content[name] = content.pop("b")
+    content[name] = content.pop("video_test_0000007")
     with pytest.raises(DataError, match="inside the data folder"):
         load_annotations(write(tmp_path, content), "training")
 
@@ -175,13 +219,15 @@ def test_names_that_lead_out_of_the_data_folder_are_refused(tmp_path, name):
 )
 def test_unusual_names_are_names(tmp_path, name):
     content = database()
-    content[name] = content.pop("b")
+    content[name] = content.pop("video_test_0000007")
     assert name in [video.name for video in load_annotations(write(tmp_path, content), "training").videos]
 
 
 def test_an_unknown_label_or_subset_is_an_error(tmp_path):
     path = write(tmp_path, database())
-    with pytest.raises(DataError, match="video 'b', annotation 2: label 'Jump' is not among the 1 classes"):
+    with pytest.raises(
+        DataError, match="video 'video_test_0000007', annotation 2: label 'Jump' is not among the 1 classes"
+    ):
         load_annotations(path, "training", ["Run"])
     with pytest.raises(DataError, match=r"no video is in subset 'train'; there are \['testing', 'training', 'valid"):
         load_annotations(path, "train")

@@ -32,6 +32,7 @@ from tests.conftest import ROOT, make_small_config
 from tests.data.numbered_videos import make
 from tests.data.test_loader import assert_same, take
 
+THUMOS_NAME = "video_test_0000001"
 PIECES = ("--embed", "--seconds", "4", "--processes", "0")
 
 
@@ -40,13 +41,15 @@ def root(small_data, tmp_path_factory):
     """The small data set as a public one: annotations that are odd in some ways, videos re-encoded."""
     root = tmp_path_factory.mktemp("thumos")
     content = json.loads((small_data / "annotations.json").read_text())
-    first, second = content["database"]["video0"], content["database"]["video5"]
+    names = {"video0": THUMOS_NAME}  # THUMOS14's "Ambiguous" is no class of its videos
+    content["database"] = {names.get(name, name): entry for name, entry in content["database"].items()}
+    first, second = content["database"][THUMOS_NAME], content["database"]["video5"]
     first["annotations"].append({"segment": [0.1, 0.7], "label": "Ambiguous"})
     first["annotations"].append({"segment": [1 / 3, 0.7], "label": "still", "note": "kept"})
     second["annotations"].append(dict(second["annotations"][0]))
     (root / "annotations.json").write_text(json.dumps(content))
     shutil.copy(small_data / "classes.txt", root / "classes.txt")
-    files = {path.stem: path for path in (small_data / "videos").iterdir()}
+    files = {names.get(path.stem, path.stem): path for path in (small_data / "videos").iterdir()}
     assert not reencode_folder(files, root / "videos", Encoding(short_side=36), processes=0)
     return root
 
@@ -128,7 +131,10 @@ def test_originals_are_re_encoded_on_the_way(small_data, root, packed, tmp_path)
     """To the same bytes that --reencode writes."""
     for file in ("annotations.json", "classes.txt"):
         shutil.copy(root / file, tmp_path / file)
-    (tmp_path / "videos").symlink_to(small_data / "videos")
+    (tmp_path / "videos").mkdir()
+    for path in (small_data / "videos").iterdir():
+        name = THUMOS_NAME if path.stem == "video0" else path.stem
+        (tmp_path / "videos" / f"{name}.mp4").symlink_to(path)
     arguments = ["thumos", "--root", str(tmp_path), "--output", str(tmp_path / "tfds"), "--short-side", "36"]
     assert main([*arguments, *PIECES]) == 0
     assert records(tmp_path / "tfds" / "thumos") == records(packed)
@@ -190,10 +196,12 @@ def test_a_file_that_cannot_be_cut_is_refused(tmp_path):
 
 
 def test_frames_beyond_the_end_are_those_of_the_file(root, packed):
-    [video] = [v for v in built.read_built(str(packed)).files.values() if v.name == "video0"]
+    [video] = [v for v in built.read_built(str(packed)).files.values() if v.name == THUMOS_NAME]
     for indices in ([79, 80, 85], [3, 3, 50, 0]):
         got = video.read_frames(np.array(indices), short_side=20, center_crop=16, max_missing=1.0)
-        want = read_frames(root / "videos" / "video0.mp4", indices, short_side=20, center_crop=16, max_missing=1.0)
+        want = read_frames(
+            root / "videos" / f"{THUMOS_NAME}.mp4", indices, short_side=20, center_crop=16, max_missing=1.0
+        )
         np.testing.assert_array_equal(got.frames, want.frames)
         assert got.substituted == want.substituted
 

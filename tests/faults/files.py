@@ -15,10 +15,13 @@ from safetensors.torch import save_file
 
 from convert.files import open_checkpoint
 from tadjax import config as configs
-from tadjax.data.annotations import AMBIGUOUS, load_annotations, read_classes
+from tadjax.data.annotations import AMBIGUOUS, is_ambiguous, known_names, load_annotations, read_classes, read_names
 from tadjax.data.features import FORMAT, RULES, FeatureFolder, feature_folder, info_path
+from tadjax.data.formats import Reading, read_instances
 from tadjax.data.frame_index import frame_index
+from tadjax.data.segments import clean_label
 from tadjax.data.video import displayed_size, read_frames
+from tadjax.data.video_names import Finder
 from tadjax.detections.fusion import load_classifier
 from tadjax.detections.results import read_results
 from tadjax.errors import TadjaxError
@@ -26,6 +29,7 @@ from tadjax.metrics.instances import read_ground_truth
 from tadjax.weights import read_info
 from tests.conftest import write_moving_square
 from tests.convert.checkpoints import tensors, vit_shapes
+from tests.data import test_elan, test_via
 from tests.faults import damage
 
 SECONDS = 20  # that no reader may take: everything here is small
@@ -87,7 +91,7 @@ def outcome(kind: Kind, path: pathlib.Path) -> str:
 
 
 DATABASE = {
-    f"video{i}": {
+    f"video_test_{i:07}": {
         "subset": "training" if i < 4 else "validation",
         "duration": 30.0 + i,
         "frame": 300 + 10 * i,
@@ -110,7 +114,7 @@ def read_annotations(path: pathlib.Path) -> None:
     chosen = {name: entry for name, entry in raw.items() if entry["subset"] in ("training", "validation")}
     assert [video.name for video in found.videos] == list(chosen)
     dropped = [defect for defect in found.warnings if defect.kind.endswith("dropped")]
-    given_ = [a for entry in chosen.values() for a in entry.get("annotations", ()) if a["label"] != AMBIGUOUS]
+    given_ = [a for n, e in chosen.items() for a in e.get("annotations", ()) if not is_ambiguous(n, a["label"])]
     assert sum(len(video.labels) for video in found.videos) + len(dropped) == len(given_)
     for video in found.videos:
         assert np.isfinite(video.segments).all() and (video.segments[:, 1] >= video.segments[:, 0]).all()
@@ -156,6 +160,53 @@ def read_classifier(path: pathlib.Path) -> None:
     found = load_classifier(path, "cuhk")
     assert all(isinstance(name, str) for name in found.classes)
     assert all(np.isfinite(found.of_video(name)).all() for name in json.loads(path.read_text())["results"])
+
+
+# What annotation tools write
+
+
+def make_table(path: pathlib.Path) -> None:
+    rows = [f"cam{i % 2}/clip{i}.mp4;{i},5;0:0{i + 2};wave {i % 3}" for i in range(6)]
+    path.write_text("\n".join(["video;start;end;label", *rows, ";;;"]), encoding="utf-8-sig")
+
+
+def make_via_csv(path: pathlib.Path) -> None:
+    path.write_text(test_via.export(test_via.ENTRIES, {"1": test_via.MENU}))
+
+
+def make_via_segments(path: pathlib.Path) -> None:
+    path.write_text(test_via.segments_export([("clip1.mp4", [1, 2.5], {"TEMPORAL-SEGMENTS": "jump"})] * 3))
+
+
+def make_via_project(path: pathlib.Path) -> None:
+    path.write_text(test_via.project(test_via.ENTRIES, {"1": test_via.MENU}))
+
+
+def make_eaf(path: pathlib.Path) -> None:
+    slots = {"a": 500, "b": None, "c": 2500, "d": None, "e": 4000}
+    parts = [test_elan.aligned(f"x{i}", *pair, "jump") for i, pair in enumerate(["ab", "bc", "cd", "de"])]
+    words = [test_elan.symbolic("y0", "x1", "up"), test_elan.symbolic("y1", "x1", "down", "y0")]
+    path.write_text(test_elan.eaf(slots, test_elan.tier("t", *parts), test_elan.tier("w", *words)))
+
+
+def read_tool(path: pathlib.Path) -> None:
+    """Every tier and attribute; each instance is one that training can use, of a name that leads nowhere else."""
+    for instance in read_instances(path, Reading(tracks=("*",))):
+        assert math.isfinite(instance.start) and instance.start < instance.end < math.inf
+        assert instance.label == clean_label(instance.label) and "\n" not in instance.label
+        assert instance.video and ".." not in instance.video.split("/")
+        Finder({"clip1.mp4": path, "cam0/clip2.mp4": path}, path.parent).closeness(instance.video)
+
+
+def make_names(path: pathlib.Path) -> None:
+    path.write_text("clip1\r\n clip2 \r\nclip3.mp4\r\n", encoding="utf-8-sig")
+
+
+def read_blocked(path: pathlib.Path) -> None:
+    names = read_names(path)
+    assert all(name == name.strip() for name in names)
+    found, unknown = known_names(names, ["clip1", "clip2"])
+    assert found <= {"clip1", "clip2"} and set(unknown) <= names
 
 
 # Configs
@@ -283,6 +334,12 @@ KINDS = (
     Kind("annotations.json", make_annotations, read_annotations),
     Kind("truth.json", make_annotations, read_truth),
     Kind("classes.txt", make_classes, read_class_list),
+    Kind("table.csv", make_table, read_tool),
+    Kind("via.csv", make_via_csv, read_tool),
+    Kind("segments.csv", make_via_segments, read_tool),
+    Kind("via.json", make_via_project, read_tool),
+    Kind("session.eaf", make_eaf, read_tool),
+    Kind("blocked.txt", make_names, read_blocked),
     Kind("results.json", make_results, read_detections),
     Kind("classifier.json", make_classifier, read_classifier),
     Kind("config.json", make_config, read_config),

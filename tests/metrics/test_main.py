@@ -94,6 +94,26 @@ def test_exit_status_and_sentence(folder, arguments, status, said):
     assert said in run.stdout + run.stderr and "Traceback" not in run.stderr
 
 
+def test_a_list_of_blocked_videos_may_come_from_any_editor_and_says_what_it_does_not_know(folder):
+    """screenplain 5, ActivityNet 2: marks, line ends, spaces, extensions, case; other names are named."""
+    for content in (b"\xef\xbb\xbfw\r\n", "w \n".encode("utf-16"), b" w\n\n", b"w.MP4\n", b"W\n"):
+        (folder / "list.txt").write_bytes(content)
+        run = metrics("good.json", "both.json", "--blocked", "list.txt", cwd=folder)
+        assert "1 instances of 1 classes in 1 videos" in run.stdout and run.stderr == "", content
+    (folder / "list.txt").write_text("w\nnone.mp4\nc\n")
+    run = metrics("good.json", "both.json", "--blocked", "list.txt", cwd=folder)
+    assert run.returncode == 0
+    assert run.stderr == "list.txt: 2 names are of no video of both.json: c, none.mp4\n"
+
+
+def test_a_name_with_dollars_is_no_mathematics(folder):
+    """matplotlib 20266."""
+    (folder / "res $_^$.json").write_text((folder / "good.json").read_text())
+    run = metrics("res $_^$.json", "truth.json", "--diagnose", "--figure", "d.svg", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "res $_^$.json: average mAP_N 100.0 %" in (folder / "d.svg").read_text()
+
+
 def test_diagnose_two_runs(folder):
     run = metrics(
         "good.json", "nothing.json", "truth.json", "--diagnose", "--figure", "d.svg", "--json", "d.json", cwd=folder

@@ -9,18 +9,27 @@ Train on it with --config.data.tfds=data/tfds/thumos. Stopped or killed, it goes
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tadjax.data.annotations import derive_classes, load_annotations, read_classes, read_database, read_names
+from tadjax.data.annotations import (
+    derive_classes,
+    known_names,
+    load_annotations,
+    read_classes,
+    read_database,
+    read_names,
+)
 from tadjax.data.builders.catalogue import CATALOGUE, Entry
 from tadjax.data.builders.write import Cutting, Source, write
 from tadjax.data.built import read_built
 from tadjax.data.prepare import DATASETS, DataSet
 from tadjax.data.reencode import add_options, encoding_from, encoding_of
-from tadjax.data.video_folder import find_videos
+from tadjax.data.video_folder import find_videos, some_of
 from tadjax.errors import TadjaxError
+from tadjax.files import expand_home
 
 
 def read_source(name: str, root: Path, videos: Path) -> Source:
@@ -33,7 +42,9 @@ def read_source(name: str, root: Path, videos: Path) -> Source:
     labels = read_classes(classes) if classes.exists() else derive_classes(database, str(path))
     annotations = load_annotations(path, subsets, labels)  # what is wrong with the file is known now
     blocked = root / "blocked.txt"
-    names = read_names(blocked) if blocked.exists() else frozenset()
+    names, unknown = known_names(read_names(blocked) if blocked.exists() else (), database)
+    if unknown:
+        print(f"{blocked}: {len(unknown)} names are of no video of {path}: {some_of(unknown)}", file=sys.stderr)
     wanted = [video for video in annotations.videos if video.name not in names]
     files = dict(zip((video.name for video in wanted), find_videos(wanted, videos, data.prefix), strict=True))
     about = CATALOGUE.get(name, Entry(f"{root.name}: annotated videos.", "", ""))
@@ -62,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
     try:
         root = arguments.root or Path(DATASETS[arguments.name].root if arguments.name in DATASETS else "data/custom")
         videos = arguments.videos or root / "videos"
@@ -84,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     written = read_built(str(arguments.output / source.name))
     left_out = len(source.database) - len(written.database)
     print(f"{written.folder} holds {len(written.database)} videos, without {left_out} blocked ones; train on it with")
-    print(f"    --config.data.tfds={written.folder}")
+    print("    " + shlex.quote(f"--config.data.tfds={written.folder}"))
     return 0
 
 

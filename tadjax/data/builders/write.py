@@ -150,7 +150,7 @@ def _write_videos(source: Source, folder: Path, places: Mapping[str, dict]) -> N
 
     def record(name: str) -> dict[str, Any]:
         entry = source.database[name]
-        known = [a for a in entry.get("annotations", []) if a["label"] in numbers]  # all but `Ambiguous`
+        known = [a for a in entry.get("annotations", []) if a["label"] in numbers]  # all but THUMOS14's `Ambiguous`
         return {
             "video": name,
             "entry": json.dumps(entry),
