@@ -17,8 +17,9 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(path)
-    except OSError:
+    except OSError as error:
         unfinished.unlink(missing_ok=True)
+        error.filename = os.fspath(path)  # which a full disk does not tell
         raise
 
 

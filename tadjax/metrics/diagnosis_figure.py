@@ -2,6 +2,7 @@
 type of error would gain, false negatives by the instances' characteristics, and sensitivity to them.
 """
 
+import io
 import pathlib
 from collections.abc import Mapping
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tadjax.files import write_whole
 from tadjax.metrics.diagnosis import ERROR_TYPES, Diagnosis
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in greyscale print.
@@ -32,7 +34,9 @@ def draw(diagnoses: Mapping[str, Diagnosis], path: str | pathlib.Path) -> None:
         }
         for page, (name, diagnosis) in zip(pages, diagnoses.items(), strict=True):
             _draw_run(page, name, diagnosis, tops)
-        figure.savefig(path, dpi=150)
+        content = io.BytesIO()
+        figure.savefig(content, format=pathlib.Path(path).suffix[1:], dpi=150)
+    write_whole(path, content.getvalue())
 
 
 def _draw_run(page: Figure, name: str, diagnosis: Diagnosis, tops: dict[str, float]) -> None:
