@@ -8,7 +8,8 @@ python launch/local.py --processes=2 --config=configs/demo.py --workdir=runs/two
 
 Each line that a process prints comes out with its number in front. SIGTERM and Ctrl-C go to all processes: they save
 and end, and the same command resumes, also with another number of processes (a batch must still divide by it). Kill
-one, and the others end by themselves; kill this launcher, and all of them do. The exit status is that of the first process that failed; 75 after SIGTERM.
+one, and the others end by themselves; kill this launcher, and all of them do. The exit status is that of the first
+process that failed; 75 after SIGTERM, 130 after Ctrl-C.
 """
 
 import argparse

@@ -198,7 +198,7 @@ def writing(workdir: pathlib.Path) -> Iterator[None]:
             free = shutil.disk_usage(workdir).free / 2**20
             reason = f"no space left on device, {free:.1f} MiB are free"
         raise DiskError(
-            f"{workdir}: a checkpoint cannot be written ({reason}); once it can, {ending.saved_in(workdir)}"
+            f"{workdir}: a checkpoint cannot be written ({reason}); {ending.saved_in(workdir)} once that is put right"
         ) from error
 
 

@@ -5,25 +5,24 @@
 
 Ctrl-C ends a command at once, whatever its threads and worker processes wait for; only training saves first. That is
 safe, because all that is written appears whole or not at all. Those who import tadjax keep Python's KeyboardInterrupt:
-only a `python -m tadjax...` calls `catch_interrupts`. Standard library only, since it comes before all other imports.
+only a `python -m tadjax...` calls `catch_interrupts`. That comes before all other imports, so what
+takes long to import is imported where it is needed.
 """
 
 import contextlib
 import errno
-import multiprocessing
 import os
-import pathlib
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tadjax.errors import DiskError, TadjaxError
+
+if TYPE_CHECKING:
+    import pathlib
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what holds for every file of a disk
@@ -60,7 +59,7 @@ def sentence(error: BaseException, place: str = "the disk") -> str | None:
     if isinstance(error, TadjaxError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK:
-        return f"{error.filename or place}: cannot be written ({error.strerror}); {_told()}"
+        return f"{error.filename or place}: cannot be written ({error.strerror}); {_told()} once that is put right"
     return None
 
 
@@ -69,8 +68,9 @@ def leave(status: int, text: str = "") -> NoReturn:
     for undo in reversed(_undo):
         with contextlib.suppress(Exception):
             undo()
-    for child in multiprocessing.active_children():
-        child.kill()
+    if processes := sys.modules.get("multiprocessing"):
+        for child in processes.active_children():
+            child.kill()
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # one who was just writing there
         sys.stdout.flush()
     cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
@@ -98,10 +98,15 @@ def tell(saved: Callable[[], str]) -> None:
 
 def saved_in(workdir: str | os.PathLike[str]) -> str:
     """What is saved of a training, and how to go on."""
-    steps = [int(path.name) for path in pathlib.Path(workdir).glob("checkpoints/*") if path.name.isdigit()]
+    import pathlib
+
+    workdir = pathlib.Path(workdir)
+    steps = [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
     if steps:
         return f"step {max(steps)} is saved, and the same command goes on from there"
-    return "no step is saved yet; the same command starts again"
+    if any(workdir.glob("*/checkpoints/*")):
+        return "what the stages have saved stays, and the same command goes on from there"
+    return "no step is saved yet, and the same command begins at the first one"
 
 
 @contextlib.contextmanager
@@ -131,8 +136,12 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def temporary_folder(prefix: str = "tadjax-", beside: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
+def temporary_folder(prefix: str = "tadjax-", beside: "pathlib.Path | None" = None) -> Iterator["pathlib.Path"]:
     """A new folder (in the system's place for such, or in `beside`) that is gone afterwards, also after Ctrl-C."""
+    import pathlib
+    import shutil
+    import tempfile
+
     folder = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
 
     def remove() -> None:
@@ -155,6 +164,8 @@ def shield() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker
+
     resource_tracker.ensure_running()  # which unblocks signals when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     _shielded = True
