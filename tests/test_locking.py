@@ -29,9 +29,9 @@ def test_a_workdir_is_held_and_free_again(tmp_path):
     with hold(folder):
         assert json.loads((folder / FILE).read_text())["pid"] == os.getpid()
         assert is_held(folder)
-        with pytest.raises(TadjaxError, match=rf"a run is at work here, process {os.getpid()} on .* since .*pytest"):
-            with hold(folder):
-                pass
+        named = rf"a run is at work here, process {os.getpid()} on .* since .*pytest"
+        with pytest.raises(TadjaxError, match=named), hold(folder):
+            pass
         (folder / "kept").touch()
     assert [path.name for path in folder.iterdir()] == ["kept"] and not is_held(folder)
 

@@ -101,7 +101,7 @@ def test_a_log_on_a_full_disk_ends_and_says_so_once_for_each_file(tmp_path):
     assert run.stdout == "through\n"
     said = sorted(run.stderr.splitlines())
     assert len(said) == 2 and "TensorBoard cannot be written (File too large)" in said[1], run.stderr
-    assert f"{tmp_path}/metrics.jsonl cannot be written (File too large)" in said[0]
+    assert f"{tmp_path}/metrics.jsonl cannot be written (No space left on device)" in said[0]
 
 
 def test_tensorboard_goes_on_in_a_new_file_and_voids_what_a_resumed_run_repeats(tmp_path):
