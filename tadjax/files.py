@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and JSON that is read whole or not at all. Standard library only."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -18,7 +19,8 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         error.filename = os.fspath(path)  # which a full disk does not tell
         raise
 
