@@ -37,15 +37,16 @@ _told: Callable[[], str] = "the same command begins again".strip
 _undo: list[Callable[[], object]] = []
 
 
-def run(command: Callable[[], int], place: str = "the disk") -> int:
+def run(command: Callable[[], int], place: str = "the disk", *, writes_only: bool = False) -> int:
     """What `command` returns; 2, and one line on stderr, where it fails by what the user can mend.
 
-    place: what a disk's error is about where it names no file.
+    place: what a disk's error is about where it names no file. writes_only: any OSError is about a file to be written,
+    also that its folder is missing.
     """
     try:
         return command()
     except (TadjaxError, OSError) as error:
-        text = sentence(error, place)
+        text = sentence(error, place, writes_only)
         if text is None:
             raise
         if isinstance(error, DiskError):
@@ -54,11 +55,11 @@ def run(command: Callable[[], int], place: str = "the disk") -> int:
     return 2
 
 
-def sentence(error: BaseException, place: str = "the disk") -> str | None:
+def sentence(error: BaseException, place: str = "the disk", writes_only: bool = False) -> str | None:
     """What to tell of an error in a line; None where it takes a traceback."""
     if isinstance(error, TadjaxError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in DISK:
+    if isinstance(error, OSError) and (writes_only or error.errno in DISK):
         return f"{error.filename or place}: cannot be written ({error.strerror}); {_told()} once that is put right"
     return None
 

@@ -347,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = parser().parse_args(argv)
     ending.tell(lambda: "videos that are written anew stay, and the same command goes on")
-    return ending.run(lambda: run(arguments))
+    return ending.run(lambda: run(arguments), writes_only=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
