@@ -12,11 +12,18 @@ from tadjax.errors import DataError
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file beside its place and renames it: a reader finds the old content or all of the new one."""
+    """Writes a file beside its place and renames it: a reader finds the old content or all of the new one.
+
+    What is no regular file (/dev/stdout, a pipe) is written to as it is.
+    """
     path = pathlib.Path(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    data = content.encode() if isinstance(content, str) else content
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        if path.exists() and not path.is_file():  # /dev/stdout is written to, and not replaced
+            path.write_bytes(data)
+            return
+        unfinished.write_bytes(data)
         unfinished.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

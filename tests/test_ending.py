@@ -98,6 +98,15 @@ def test_what_a_full_disk_says_names_the_file():
     assert caught.value.filename == "/dev/full/x"
 
 
+def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "text")
+    assert os.read(reader, 10) == b"text" and pipe.is_fifo()
+    os.close(reader)
+
+
 def test_what_is_saved_is_read_from_the_workdir(tmp_path):
     assert ending.saved_in(tmp_path) == "no step is saved yet, and the same command begins at the first one"
     for name in ("3", "12", "15.orbax-checkpoint-tmp"):
