@@ -7,12 +7,19 @@ What was converted comes back bit by bit in its own layout, tensors that localiz
 that ends in .safetensors is written in that format.
 """
 
+import pathlib
+import sys
+
+if __name__ == "__main__":  # run as a file: the repository is not on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    from tadjax import ending
+
+    ending.catch_interrupts()  # before the other imports, which take seconds
+
 import argparse
 import dataclasses
 import fnmatch
 import os
-import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,19 +29,16 @@ import orbax.checkpoint as ocp
 import torch
 from absl import logging
 
-if __name__ == "__main__":  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
 from convert import runs
 from convert.files import as_torch
 from convert.geometry import geometry
 from convert.layouts import LAYOUTS, Layout
 from convert.mapping import flat, names, plan
 from convert.torch_to_flax import strip
-from tadjax import checksums, weights
+from tadjax import checksums, ending, weights
 from tadjax.backbones.swin import Swin, offset_index
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
-from tadjax.errors import TadjaxError, WeightsError, first_line
+from tadjax.errors import WeightsError, first_line
 from tadjax.files import expand_home
 
 
@@ -160,21 +164,30 @@ def write(tensors: dict[str, torch.Tensor], wrappers: tuple[str, ...], path: pat
     """Writes beside `path` and renames; WeightsError if the disk fails. The format goes by the name's ending."""
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file  # installed where it is used; reading needs no library
 
-            save_file(tensors, partial)
-        elif wrappers == ("",):
-            torch.save(tensors, partial)
-        else:
-            epoch = {"epoch": 0} if "state_dict" in wrappers[0] else {}  # OpenTAD prints it
-            torch.save(epoch | dict.fromkeys(wrappers, tensors), partial)
+    def remove() -> None:
+        partial.unlink(missing_ok=True)
+
+    try:
+        with ending.undone(remove):
+            _save(tensors, wrappers, partial, path.suffix)
         partial.rename(path)
     except (OSError, RuntimeError) as error:
-        raise WeightsError(f"{path} could not be written, nothing is left of it: {error}") from error
+        raise WeightsError(f"{path} could not be written, nothing is left of it: {first_line(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        remove()
+
+
+def _save(tensors: dict[str, torch.Tensor], wrappers: tuple[str, ...], path: pathlib.Path, suffix: str) -> None:
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file  # installed where it is used; reading needs no library
+
+        save_file(tensors, path)
+    elif wrappers == ("",):
+        torch.save(tensors, path)
+    else:
+        epoch = {"epoch": 0} if "state_dict" in wrappers[0] else {}  # OpenTAD prints it
+        torch.save(epoch | dict.fromkeys(wrappers, tensors), path)
 
 
 def convert(directory: pathlib.Path, output: pathlib.Path, layout_name: str | None = None) -> int:
@@ -195,13 +208,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=pathlib.Path, help="the file to write")
     parser.add_argument("--layout", help="opentad, or one of " + ", ".join(layout.name for layout in LAYOUTS))
     args = parser.parse_args(expand_home(sys.argv[1:] if argv is None else argv))
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
-    try:
+    logging.set_verbosity(logging.FATAL)  # Orbax warns of what is meant, and shows errors that we report
+
+    def write_out() -> int:
         print(f"wrote {convert(args.input, args.output, args.layout)} tensors to {args.output}")
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return ending.run(write_out, str(args.output))
 
 
 if __name__ == "__main__":

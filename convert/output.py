@@ -1,6 +1,7 @@
 """Writes a folder of converted weights: parameter after parameter, beside its final place, renamed when complete."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import pathlib
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from convert.files import as_torch, from_torch
 from convert.mapping import nested
-from tadjax import checksums
+from tadjax import checksums, ending
 from tadjax.errors import WeightsError, first_line
 
 CHUNK_BYTES = 64 << 20  # small enough for a sharded restore to read little beyond its own shard
@@ -82,8 +83,10 @@ def new_directory(path: pathlib.Path, expected_bytes: int) -> Iterator[pathlib.P
             f"{path}: {expected_bytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on this disk"
         )
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{path.name}.partial-", dir=path.parent))
+    remove = functools.partial(shutil.rmtree, partial, ignore_errors=True)
     try:
-        yield partial
+        with ending.undone(remove):
+            yield partial
         partial.chmod(0o755)  # mkdtemp's is for its owner alone
         partial.rename(path)
     except WeightsError:
@@ -91,7 +94,7 @@ def new_directory(path: pathlib.Path, expected_bytes: int) -> Iterator[pathlib.P
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} could not be written, nothing is left of it: {first_line(error)}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove()
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

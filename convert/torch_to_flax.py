@@ -8,22 +8,26 @@ Every tensor of the source is mapped, dropped for a stated reason (and kept besi
 an error; weights.json lists them all.
 """
 
+import pathlib
+import sys
+
+if __name__ == "__main__":  # run as a file: the repository is not on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    from tadjax import ending
+
+    ending.catch_interrupts()  # before the other imports, which take seconds
+
 import argparse
 import concurrent.futures
 import dataclasses
 import fnmatch
 import hashlib
-import pathlib
 import re
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from absl import logging
-
-if __name__ == "__main__":  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from convert import runs
 from convert.files import Checkpoint, StoredTensor, open_checkpoint
@@ -31,9 +35,9 @@ from convert.geometry import geometry
 from convert.layouts import LAYOUTS, PARALLEL_PREFIXES, WRAPPERS, Layout
 from convert.mapping import Parameter, Report, plan
 from convert.output import LazyArray, new_directory, save_tree, write_json
-from tadjax import weights
+from tadjax import ending, weights
 from tadjax.backbones.vit import CLIP_STEPS, sine_cosine
-from tadjax.errors import TadjaxError, WeightsError
+from tadjax.errors import WeightsError
 from tadjax.files import expand_home
 
 
@@ -314,19 +318,20 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unknown arguments {' '.join(overrides)}")
     if not args.list and not (args.input and args.output):
         parser.error("give --input and --output, or --list FILE")
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant
-    try:
-        if args.list:
-            print(list_file(args.list))
-            return 0
-        source = detect(args.input, args.layout, args.weights)
-        conversion = prepare(source, allow_missing=args.allow_missing, allow_unknown=args.allow_unknown)
-        print(describe(conversion))
-        convert(conversion, args.output, runs.load_config(args.config, overrides) if args.config else None)
-        print(f"wrote {args.output}")
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    logging.set_verbosity(logging.FATAL)  # Orbax warns of what is meant, and shows errors that we report
+    return ending.run(lambda: run(args, overrides), args.output or args.list)
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Does what the arguments say; returns the exit status."""
+    if args.list:
+        print(list_file(args.list))
+        return 0
+    source = detect(args.input, args.layout, args.weights)
+    conversion = prepare(source, allow_missing=args.allow_missing, allow_unknown=args.allow_unknown)
+    print(describe(conversion))
+    convert(conversion, args.output, runs.load_config(args.config, overrides) if args.config else None)
+    print(f"wrote {args.output}")
     return 0
 
 

@@ -8,10 +8,12 @@ python launch/local.py --processes=2 --config=configs/demo.py --workdir=runs/two
 
 Each line that a process prints comes out with its number in front. SIGTERM and Ctrl-C go to all processes: they save
 and end, and the same command resumes, also with another number of processes (a batch must still divide by it). Kill
-one, and the others end by themselves. The exit status is that of the first process that failed; 75 after SIGTERM.
+one, and the others end by themselves; kill this launcher, and all of them do. The exit status is that of the first
+process that failed; 75 after SIGTERM, 130 after Ctrl-C.
 """
 
 import argparse
+import ctypes
 import os
 import pathlib
 import signal
@@ -22,6 +24,8 @@ import threading
 from typing import IO
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork
 SIGTERM_STATUS = 75  # EX_TEMPFAIL: try again
 
 
@@ -34,9 +38,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--gpus", type=int, default=0)
     options, flags = parser.parse_known_args(argv)
     address = f"localhost:{free_port()}"
-    processes = [start(index, address, options, flags) for index in range(options.processes)]
+    processes: list[subprocess.Popen] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: forward(received, processes))
+    processes += [start(index, address, options, flags) for index in range(options.processes)]
     relays = [threading.Thread(target=relay, args=(index, p.stdout)) for index, p in enumerate(processes)]
     for thread in relays:
         thread.start()
@@ -45,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 def start(index: int, address: str, options: argparse.Namespace, flags: list[str]) -> subprocess.Popen:
     """Process `index`, in a session of its own, so that Ctrl-C reaches it once, from here."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TADJAX_ENDS_WITH": str(os.getpid())}
     if options.gpus:
         first = index * options.gpus
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(first, first + options.gpus)))
@@ -54,10 +59,22 @@ def start(index: int, address: str, options: argparse.Namespace, flags: list[str
     command = [sys.executable, "-m", "tadjax.main", f"--sigterm_status={SIGTERM_STATUS}", *flags]
     command += [f"--coordinator={address}", f"--num_processes={options.processes}", f"--process_id={index}"]
     process = subprocess.Popen(
-        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=end_with_parent,
     )
     print(f"[{index}] process {process.pid}", flush=True)
     return process
+
+
+def end_with_parent() -> None:
+    """Linux kills this process when its parent ends; elsewhere tadjax.main looks for that itself, once a second."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:

@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tadjax import checksums
+from tadjax import checksums, ending
 from tadjax.errors import DiskError, WeightsError, first_line
 from tadjax.files import write_whole
 from tadjax.parallel import hosts
@@ -80,7 +80,7 @@ class Checkpoints:
         items = _items(state)
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
         custom = {"checksums": {name: checksum(item) for name, item in items.items()}}
-        with self._writing():
+        with writing(self.workdir):
             self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=custom)
 
     def restore(self, like: TrainState) -> TrainState | None:
@@ -162,28 +162,12 @@ class Checkpoints:
 
     def _add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         self.wait()
-        with self._writing(), hosts.in_order():
+        with writing(self.workdir), hosts.in_order():
             if hosts.is_first():
                 folder = self.workdir / "checkpoints" / str(step) / "metrics"
                 folder.mkdir(exist_ok=True)
                 write_whole(folder / "metrics", json.dumps(metrics))
         self._manager.reload()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
-            if hosts.lost_another(error):  # while they agreed on the checkpoint; it is not the disk
-                raise
-            reason = first_line(error)
-            if "RESOURCE_EXHAUSTED" in reason and "o space left" not in reason:  # as when a file was cut short
-                free = shutil.disk_usage(self.workdir).free / 2**20
-                reason = f"no space left on device? {free:.1f} MiB are free: {reason}"
-            raise DiskError(
-                f"{self.workdir}/checkpoints: a checkpoint cannot be written ({reason}); once it can, the same "
-                "command goes on from the newest whole one"
-            ) from error
 
     def metrics(self, step: int) -> dict[str, float] | None:
         return self._manager.metrics(step)
@@ -193,12 +177,29 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
-        with self._writing():
+        with writing(self.workdir):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        with self._writing():
+        with writing(self.workdir):
             self._manager.close()
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[None]:
+    """Errors of a disk, as Orbax and TensorStore raise them, as a DiskError of one sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # TensorStore's are ValueErrors
+        if hosts.lost_another(error):  # while they agreed on the checkpoint; it is not the disk
+            raise
+        reason = first_line(error)
+        if "o space left" in str(error) or "RESOURCE_EXHAUSTED" in reason:  # also as a file was cut short
+            free = shutil.disk_usage(workdir).free / 2**20
+            reason = f"no space left on device, {free:.1f} MiB are free"
+        raise DiskError(
+            f"{workdir}: a checkpoint cannot be written ({reason}); {ending.saved_in(workdir)} once that is put right"
+        ) from error
 
 
 def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
@@ -209,7 +210,7 @@ def save_frozen(workdir: pathlib.Path, frozen: dict) -> None:
     if hosts.is_first():
         target.parent.mkdir(parents=True, exist_ok=True)
         checksums.write(target, checksums.of_tree(frozen))
-    with ocp.StandardCheckpointer() as checkpointer:
+    with writing(target.parent), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(target, frozen, force=True)
 
 

@@ -5,6 +5,11 @@ on the same data and budget, a head alone on the frozen backbone; evaluates both
 it shows instead what training the encoder end to end at low fidelity brings (LoFi-E2E, tadjax/stages.py).
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports, which take seconds
+
 import json
 import pathlib
 import shutil
@@ -21,8 +26,9 @@ from tadjax.backbones.vit import SIZES, Vit
 from tadjax.checkpoint import METRIC
 from tadjax.data.annotations import load_annotations
 from tadjax.data.demo import DemoPaths, make_demo
-from tadjax.errors import TadjaxError
 from tadjax.evaluate import table
+from tadjax.files import write_whole
+from tadjax.parallel import hosts
 from tadjax.predict import load
 from tadjax.runs import keep_compiled
 from tadjax.stages import train_stages
@@ -45,6 +51,7 @@ def run(workdir: pathlib.Path) -> dict[str, float]:
     for method, variant in (("adatad", ""), ("head_only", "head_only")):
         _say(f"training {method}")
         scores[method] = train(config_of(variant, data, workdir), workdir / method)
+        _end_if_stopped()
     _say("drawing")
     draw(workdir / "adatad", data, workdir)
     metrics = {
@@ -52,7 +59,7 @@ def run(workdir: pathlib.Path) -> dict[str, float]:
         f"head_only_{METRIC}": scores["head_only"][METRIC],
         "seconds": round(time.monotonic() - begin, 1),
     }
-    (workdir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    write_whole(workdir / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     for method in scores:
         print(f"\n{method}\n{table(scores[method])}")
     print(f"\n{metrics['seconds']:.0f} s; pictures: {workdir}/timeline.png, {workdir}/predictions/")
@@ -70,8 +77,10 @@ def compare_lofi(workdir: pathlib.Path) -> dict[str, list[float]]:
             _say(f"{method}, seed {seed}")
             config = config_of(method, data, workdir)
             config.seed = seed
-            of_method.append(train_stages(config, workdir / "lofi" / f"{method}_{seed}")[METRIC])
-    (workdir / "lofi" / "comparison.json").write_text(json.dumps(scores, indent=2) + "\n")
+            metrics = train_stages(config, workdir / "lofi" / f"{method}_{seed}")
+            _end_if_stopped()
+            of_method.append(metrics[METRIC])
+    write_whole(workdir / "lofi" / "comparison.json", json.dumps(scores, indent=2) + "\n")
     for method, of_method in scores.items():
         spread = f"{statistics.mean(of_method):.1f} +- {statistics.stdev(of_method):.1f}"
         print(f"{method:5} average mAP {spread} ({', '.join(f'{score:.1f}' for score in of_method)})")
@@ -112,6 +121,11 @@ def draw(run: pathlib.Path, data: DemoPaths, workdir: pathlib.Path) -> None:
     shutil.copyfile(workdir / "predictions" / annotations.videos[0].name / "timeline.png", workdir / "timeline.png")
 
 
+def _end_if_stopped() -> None:
+    if hosts.stopped_by_sigterm():
+        raise SystemExit(ending.INTERRUPTED if ending.asked() else 0)
+
+
 def _say(what: str) -> None:
     print(f"-- {what}", file=sys.stderr, flush=True)
 
@@ -120,13 +134,14 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         print(f"error: unexpected arguments {' '.join(argv[1:])}", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     keep_compiled()
-    try:
-        (compare_lofi if _LOFI.value else run)(pathlib.Path(_WORKDIR.value).expanduser())
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    ending.tell(lambda: "what is done stays, and the same command goes on from there")
+    return ending.run(lambda: show(pathlib.Path(_WORKDIR.value).expanduser()), f"--workdir={_WORKDIR.value}")
+
+
+def show(workdir: pathlib.Path) -> int:
+    (compare_lofi if _LOFI.value else run)(workdir)
     return 0
 
 

@@ -7,6 +7,11 @@ python -m tadjax.doctor --config=configs/thumos_vitg.py --memory           # als
 Any leaf of the config can be overridden, as in training. Exit status 0: nothing is wrong; 1: something is, as printed.
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports
+
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -17,7 +22,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -257,7 +261,7 @@ def mending(config: Any, problem: str) -> str:
 
 def decoding(config: Any) -> Iterator[Finding]:
     """How fast one process decodes what a training window needs: a video of the config, else a made one."""
-    with tempfile.TemporaryDirectory() as folder:
+    with ending.temporary_folder() as folder:
         path = None if config is None else any_video(config)
         made = path is None
         if made:
@@ -290,7 +294,7 @@ def step_memory(config: Any) -> Finding:
     """Whether the training step fits, from compiling it for the devices at hand."""
     from tadjax.profiling import profile
 
-    with tempfile.TemporaryDirectory() as folder:
+    with ending.temporary_folder() as folder:
         numbers = profile(config, pathlib.Path(folder), None)
     return Finding(bool(numbers["fits"]), numbers["verdict"])
 
@@ -323,12 +327,16 @@ def main(argv: list[str]) -> int:
     if len(rest) > 1:
         print(f"error: unexpected arguments {' '.join(rest[1:])}", file=sys.stderr)
         return 2
-    wrong = 0
-    for finding in examine(config.value, memory.value, shlex.join(["python", "-m", "tadjax.doctor", *argv[1:]])):
-        print(finding, flush=True)
-        wrong += finding.right is False
-    print(f"{wrong} thing{'s' * (wrong != 1)} to mend" if wrong else "nothing is wrong")
-    return 1 if wrong else 0
+
+    def report() -> int:
+        wrong = 0
+        for finding in examine(config.value, memory.value, shlex.join(["python", "-m", "tadjax.doctor", *argv[1:]])):
+            print(finding, flush=True)
+            wrong += finding.right is False
+        print(f"{wrong} thing{'s' * (wrong != 1)} to mend" if wrong else "nothing is wrong")
+        return 1 if wrong else 0
+
+    return ending.run(report)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from tadjax.detections.results import Results, write_results
 from tadjax.detections.settings import PostSettings
 from tadjax.files import write_whole
 from tadjax.localizer import Localizer, build
+from tadjax.locking import is_held
 from tadjax.metrics.average_precision import average_precision
 from tadjax.metrics.instances import GroundTruth, align, read_ground_truth
 from tadjax.metrics.recall import top_kx_recall
@@ -146,7 +147,10 @@ def gather(found: dict[int, Detections]) -> dict[int, Detections]:
 
 
 def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
-    """--mode=evaluate: the best checkpoint of a run on the evaluation subset; writes results.json, evaluation.json."""
+    """--mode=evaluate: the best checkpoint of a run on the evaluation subset; writes results.json, evaluation.json.
+
+    Beside a run that is at work there: evaluation_results.json, since results.json is that run's.
+    """
     run = load_run(config, workdir)
     mesh = meshes.make_mesh(config.mesh)
     localizer = spread(build(config, len(run.classes)), mesh)
@@ -154,7 +158,11 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     metrics, detections = evaluator(run.params)
     if hosts.is_first():
         print(table(metrics))
-        write_results(workdir / "results.json", detections, evaluator.classes)
+        name = "results.json"
+        if is_held(workdir):
+            name = "evaluation_results.json"
+            hosts.say(f"a run is at work in {workdir}: its results.json stays, these detections are in {name}")
+        write_results(workdir / name, detections, evaluator.classes)
         write_whole(workdir / "evaluation.json", json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
     return metrics
 

@@ -11,6 +11,7 @@ locked while it is made, and appears whole or not at all.
 
 import dataclasses
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -122,10 +123,16 @@ class _Job:
 
     def write(self, features: np.ndarray) -> None:
         """The whole file or none, then lets it go."""
-        self.lock.truncate(0)
-        np.save(self.lock, features)
-        self.lock.flush()
-        os.fsync(self.lock.fileno())
+        content = io.BytesIO()
+        np.save(content, features)  # straight into a file it would not tell that a disk is full
+        try:
+            self.lock.truncate(0)
+            self.lock.write(content.getbuffer())
+            self.lock.flush()
+            os.fsync(self.lock.fileno())
+        except OSError as error:
+            error.filename = os.fspath(self.target)
+            raise
         self._unfinished.replace(self.target)
         self.lock.close()
 

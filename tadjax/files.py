@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, text and JSON that are read so, and `~`. Standard library only."""
 
 import codecs
+import contextlib
 import gzip
 import json
 import os
@@ -14,14 +15,23 @@ from tadjax.errors import DataError
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file beside its place and renames it: a reader finds the old content or all of the new one."""
+    """Writes a file beside its place and renames it: a reader finds the old content or all of the new one.
+
+    What is no regular file (/dev/stdout, a pipe) is written to as it is.
+    """
     path = pathlib.Path(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    data = content.encode() if isinstance(content, str) else content
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        if path.exists() and not path.is_file():  # /dev/stdout is written to, and not replaced
+            path.write_bytes(data)
+            return
+        unfinished.write_bytes(data)
         unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        error.filename = os.fspath(path)  # which a full disk does not tell
         raise
 
 

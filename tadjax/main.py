@@ -9,8 +9,11 @@ Any leaf of the config can be overridden: --config.optim.head_lr=2e-4
 The same command on several hosts is one job (launch/), also with --coordinator, --num_processes and --process_id.
 """
 
-import errno
-import os
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports, which take seconds
+
 import pathlib
 import sys
 from typing import Any
@@ -19,11 +22,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tadjax import config as configs
-from tadjax.errors import ConfigError, DiskError, TadjaxError
+from tadjax.errors import ConfigError, TadjaxError
 from tadjax.files import expand_home
 
-# What a disk may say to any writer, the last two of a --workdir that is a file: nothing that a traceback would explain.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EEXIST, errno.ENOTDIR)
 MODES = ("train", "evaluate", "predict", "extract", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -75,7 +76,9 @@ def run() -> int:
             what = "config.lofi.stages" if staged else f"--mode={_MODE.value}"
             raise ConfigError(f"{what} is for a single process, but there are {hosts.count()}")
         status = run_mode(config, workdir, traced)
-        return _SIGTERM_STATUS.value if hosts.stopped_by_sigterm() else status
+        if hosts.stopped_by_sigterm():
+            return ending.INTERRUPTED if ending.asked() else _SIGTERM_STATUS.value
+        return status
 
 
 def profile_steps() -> tuple[int, int] | None:
@@ -145,22 +148,21 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"error: unexpected arguments {' '.join(argv[1:])}; flags look like --mode=evaluate", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant to be so
+    logging.set_verbosity(logging.FATAL)  # Orbax warns of what is meant to be so, and shows errors that we report
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: names of files may be no text
-    try:
-        return run()
-    except DiskError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(2)  # Orbax's threads of a failed save would keep the process for ten minutes
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        place = error.filename or f"--workdir={_WORKDIR.value}"
-        print(f"error: {place}: {error.strerror}; the same command goes on once that is put right", file=sys.stderr)
-        return 2
+    ending.tell(saved)
+    return ending.run(run, f"--workdir={_WORKDIR.value}")
+
+
+def saved() -> str:
+    """What a command that is stopped has saved, and how to go on."""
+    if _MODE.value == "train":
+        return ending.saved_in(_WORKDIR.value)
+    if _MODE.value == "predict":
+        return "the videos that were printed are done; the same command begins again, --video names the others"
+    if _MODE.value == "extract":
+        return "the features of the videos so far are there, and the same command goes on"
+    return "nothing was written; the same command begins again"
 
 
 if __name__ == "__main__":

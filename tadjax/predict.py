@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tadjax import config as configs
+from tadjax import ending
 from tadjax.data.annotations import parse_database, read_database
 from tadjax.data.extensions import SOME
 from tadjax.data.records import sampling_of
@@ -35,7 +36,7 @@ from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import write_results
 from tadjax.detections.settings import PostSettings
-from tadjax.errors import ConfigError, DataError, TadjaxError
+from tadjax.errors import ConfigError, DataError, DiskError, TadjaxError
 from tadjax.files import write_whole
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
@@ -105,7 +106,7 @@ class Prediction:
         """Writes detections.json, .csv, .srt, .vtt, timeline.png, timeline.svg and report.html; returns the folder.
 
         truth: ground truth to draw beside them, labels in the order of `classes`. Raises DataError where the folder
-        cannot be written.
+        cannot be written, DiskError where the disk takes nothing more.
         """
         folder = pathlib.Path(folder).expanduser()
         found, classes = self.detections, self.classes
@@ -119,7 +120,8 @@ class Prediction:
                 draw_timeline(self.name, self.duration, truth, found, classes, folder / f"timeline.{kind}")
             write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes, self.start)
         except OSError as error:
-            raise DataError(f"{folder}: the predictions cannot be written ({error.strerror or error})") from error
+            kind = DiskError if error.errno in ending.FULL else DataError
+            raise kind(f"{folder}: the predictions cannot be written ({error.strerror or error})") from error
         return folder
 
 
@@ -245,6 +247,8 @@ def predict_files(
             found = predictor.predict(path, **dataclasses.asdict(wanted))
             found = dataclasses.replace(found, name=name)
             folder = found.save(root / name, truths.get(path))
+        except DiskError:  # the next video's would not be written either
+            raise
         except TadjaxError as error:
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)

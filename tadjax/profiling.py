@@ -33,6 +33,7 @@ from tadjax.data.features import feature_folder
 from tadjax.data.records import sampling_of, usual_canvas
 from tadjax.errors import first_line
 from tadjax.field_rules import CLIP_FRAMES
+from tadjax.files import write_whole
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.collectives import collectives, totals
@@ -76,7 +77,7 @@ def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[st
         numbers = {name: _numbers(at, chips, topology) for name, at in lower.items()}
         text = _fidelities(numbers)
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "profile.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    write_whole(workdir / "profile.json", json.dumps(numbers, indent=2) + "\n")
     print(text, file=sys.stderr)
     return numbers
 

@@ -25,6 +25,7 @@ from tadjax.checkpoint import METRIC, Checkpoints, save_frozen
 from tadjax.extract import extract
 from tadjax.files import write_whole
 from tadjax.localizer import build
+from tadjax.locking import alone
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import Params, check_workdir, decide_classes, initial_params, load_run, write_classes
 from tadjax.train import train
@@ -36,6 +37,7 @@ from tadjax.training.state import create
 HANDED_ON = {"classify": ("backbone",), "warmup": ("head",), "encoder": ("adapter", "backbone", "head")}
 
 
+@alone
 def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """Does the stages of config.lofi.stages that are left; returns the evaluation of the last, {} if stopped before."""
     stages = {stage: stage_config(config, stage, workdir) for stage in config.lofi.stages}

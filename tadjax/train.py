@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from tadjax import config as configs
+from tadjax import ending
 from tadjax.backbones.vit import Vit
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.augment import Augmentation, augment
@@ -22,6 +23,7 @@ from tadjax.errors import TadjaxError
 from tadjax.evaluate import Evaluator, table
 from tadjax.files import write_whole
 from tadjax.localizer import Batch, Localizer, build
+from tadjax.locking import alone
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
@@ -42,6 +44,7 @@ from tadjax.training.optimizer import HELD, group_of, make_optimizer, path_of, s
 from tadjax.training.state import TrainState, create, make_train_step, split
 
 
+@alone
 def train(
     config: Any,
     workdir: pathlib.Path,
@@ -57,7 +60,7 @@ def train(
     profiler traces, into WORKDIR/profile.
 
     Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
-    was never stopped. SIGTERM saves and returns early.
+    was never stopped. SIGTERM saves and returns early. A run that is at work in the workdir already is a TadjaxError.
     """
     start, index = start or {}, index or workdir / "index"
     classes = decide_classes(config)
@@ -91,7 +94,8 @@ def train(
         }
     )
     keep = {"keep_last": config.train.keep_last, "keep_best": config.train.keep_best}
-    with contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints, hosts.together():
+    saving = ending.saving(hosts.ask_to_stop)  # also while the last checkpoint is still being written
+    with saving, contextlib.closing(Checkpoints(workdir, **keep)) as checkpoints, hosts.together():
         state = initial_state(config, localizer, tx, mesh, workdir, checkpoints, start)
         step = int(state.step)
         hosts.say(describe(state, config, localizer, len(records), epoch, step))
@@ -181,7 +185,10 @@ def loop(
             if stop:
                 break
     if stop:
-        hosts.say(f"SIGTERM: saved at step {step}; the same command goes on from there")
+        checkpoints.wait()
+        hosts.say(
+            f"{'Ctrl-C' if ending.asked() else 'SIGTERM'}: saved at step {step}; the same command goes on from there"
+        )
     watch.flush()
     watch.log.write(step, watch.clock.lap())  # of the last evaluation and checkpoint
     if step == last_step and not stop and hosts.is_first():
@@ -317,9 +324,7 @@ class Watch:
         median = self._spikes(loss)
         if median is not None:
             line = {"step": step, "loss": loss, "median": median, "videos": self._names(videos)}
-            if hosts.is_first():
-                with (self._workdir / "spikes.jsonl").open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+            self.log.spike(line)
             hosts.say(f"step {step}: loss {loss:.4g}, of late {median:.4g}; videos {', '.join(line['videos'])}")
 
     def _names(self, videos: jax.Array) -> list[str]:
@@ -332,7 +337,8 @@ class Watch:
         if numbers["skipped"] >= self._config.train.max_skipped:
             path = self._workdir / "not_finite.json"
             if hosts.is_first():
-                write_whole(path, json.dumps(self._skipped, indent=2) + "\n")
+                with contextlib.suppress(OSError):  # what is wrong with the run counts more
+                    write_whole(path, json.dumps(self._skipped, indent=2) + "\n")
             raise TadjaxError(
                 f"loss or gradient was not finite in {len(self._skipped)} steps in a row, up to step {step}; their "
                 f"videos stand in {path}. A lower learning rate or config.dtype=float32 is the usual cure"

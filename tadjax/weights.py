@@ -11,7 +11,6 @@ import hashlib
 import json
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tadjax import checksums
+from tadjax import checksums, ending
 from tadjax.errors import TadjaxError, WeightsError, first_line
 
 INFO = "weights.json"
@@ -141,8 +140,8 @@ def save(directory: str | pathlib.Path, params: Mapping[str, Any], geometry: Map
     directory.parent.mkdir(parents=True, exist_ok=True)
     parameters = {path: [list(shape), str(dtype)] for path, (shape, dtype) in _described(params).items()}
     info = {"format": FORMAT, "layout": layout, "geometry": dict(geometry), "parameters": parameters}
-    with tempfile.TemporaryDirectory(prefix=f"{directory.name}.partial-", dir=directory.parent) as beside:
-        partial = pathlib.Path(beside) / directory.name
+    with ending.temporary_folder(f"{directory.name}.partial-", directory.parent) as beside:
+        partial = beside / directory.name
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(partial / "params", args=ocp.args.PyTreeSave(dict(params)))
         checksums.write(partial / "params", checksums.of_tree(dict(params)))

@@ -11,6 +11,11 @@ anything happens at all; and no action starts or ends with a jump. A mirrored vi
     python -m tadjax.data.demo --root=data/demo
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports
+
 import argparse
 import dataclasses
 import hashlib
@@ -19,7 +24,7 @@ import math
 import multiprocessing
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -365,8 +370,7 @@ def make_demo(root: str | Path, seed: int = 0, spec: DemoSpec = DemoSpec(), work
     if _read_stamp(root) == json.dumps(stamp, indent=2):
         return DemoPaths(root)
     root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
+    with ending.temporary_folder(f".{root.name}-", root.parent) as beside:
         _write_demo(DemoPaths(beside), seed, spec, workers or _cores())
         DemoPaths(beside).stamp.write_text(json.dumps(stamp, indent=2))
         beside.chmod(0o755)  # mkdtemp makes folders that only their owner can read
@@ -374,8 +378,6 @@ def make_demo(root: str | Path, seed: int = 0, spec: DemoSpec = DemoSpec(), work
             _read_stamp(root)
             shutil.rmtree(root)
         beside.rename(root)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return DemoPaths(root)
 
 
@@ -409,7 +411,9 @@ def _write_demo(paths: DemoPaths, seed: int, spec: DemoSpec, workers: int) -> No
     if workers > 1:
         # Spawned, not forked: the caller may hold threads (JAX does), and a fork would copy their locks.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            scenes = list(pool.map(_make_video, jobs))
+            with ending.shield():
+                made = pool.map(_make_video, jobs)
+            scenes = list(made)
     else:
         scenes = [_make_video(job) for job in jobs]
     database = {
@@ -449,7 +453,7 @@ def write_video(path: str | Path, frames: Iterator[np.ndarray], fps: Fraction) -
         container.mux(stream.encode(None))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description="Makes the demo data set: short videos whose actions differ in motion."
     )
@@ -458,9 +462,14 @@ def main() -> None:
     parser.add_argument("--training", type=int, default=DemoSpec.training, help="number of training videos")
     parser.add_argument("--validation", type=int, default=DemoSpec.validation, help="number of validation videos")
     flags = parser.parse_args()
-    paths = make_demo(os.path.expanduser(flags.root), flags.seed, DemoSpec(flags.training, flags.validation))
-    print(f"{flags.training} training and {flags.validation} validation videos are in {paths.root}")
+
+    def make() -> int:
+        paths = make_demo(os.path.expanduser(flags.root), flags.seed, DemoSpec(flags.training, flags.validation))
+        print(f"{flags.training} training and {flags.validation} validation videos are in {paths.root}")
+        return 0
+
+    return ending.run(make, flags.root)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

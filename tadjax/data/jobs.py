@@ -13,6 +13,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from tadjax import ending
 from tadjax.errors import DataError
 from tadjax.files import write_whole
 
@@ -44,7 +45,8 @@ def run_all(
     processes = min(processes or os.cpu_count() or 1, len(jobs))
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_follow_parent)
     try:
-        running = {pool.submit(function, *job): name for name, job in jobs.items()}
+        with ending.shield():  # the processes start with the first jobs
+            running = {pool.submit(function, *job): name for name, job in jobs.items()}
         for future in track(as_completed(running), **bar):
             keep(running[future], future.result)
     except BrokenProcessPool as error:

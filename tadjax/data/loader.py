@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import Sharding
 
+from tadjax import ending
 from tadjax.data.records import EvaluationSet, Record, TrainSet
 from tadjax.errors import ConfigError, DataError
 
@@ -97,9 +98,10 @@ class Batches(Iterator[Batch]):
             return
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only `app.run` parses
-        iterator = iter(self.dataset)
-        iterator.get_state()  # makes the iterators of all workers; `start_prefetch` would pass over them otherwise
-        iterator.start_prefetch()
+        with ending.shield():
+            iterator = iter(self.dataset)
+            iterator.get_state()  # makes the iterators of all workers; `start_prefetch` would pass over them otherwise
+            iterator.start_prefetch()
         if self._ahead:
             iterator = grain.experimental.ThreadPrefetchDatasetIterator(iterator, self._ahead)
             iterator.start_prefetch()

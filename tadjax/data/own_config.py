@@ -8,6 +8,7 @@ from tadjax.data.annotations import Annotations
 from tadjax.data.recipe import instance_lengths, suggest
 from tadjax.data.video import VideoInfo
 from tadjax.errors import DataError
+from tadjax.files import write_whole
 
 
 def write_config(
@@ -57,7 +58,7 @@ def get_config(variant: str = ""):
     return common.tiny(config) if tiny else config
 '''
     path = output / "config.py"
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return path
 
 

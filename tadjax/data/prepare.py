@@ -12,6 +12,11 @@ the originals alone. The last writes annotations.json, classes.txt and a config 
 well; 1: some videos or segments are left out, as printed; 2: nothing can be done, with the reason.
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports
+
 import argparse
 import dataclasses
 import hashlib
@@ -33,8 +38,8 @@ from tadjax.data.reencode import SETTINGS, Encoding, add_options, encoding_from,
 from tadjax.data.video import VideoInfo
 from tadjax.data.video_folder import all_videos, passed_over, probe_all, some_of, video_files
 from tadjax.data.video_names import Finder
-from tadjax.errors import DataError, TadjaxError
-from tadjax.files import expand_home
+from tadjax.errors import DataError
+from tadjax.files import expand_home, write_whole
 
 NAMED = 5  # examples of each kind of problem
 SECONDS_OFF, SHARE_OFF = 1.0, 0.02  # annotated durations are rounded: beyond both, it is another cut of the video
@@ -126,8 +131,8 @@ def convert(name: str, source: Path, root: Path) -> None:
         if path.exists():
             raise DataError(f"{path} exists: remove it, or leave out --source to check it")
     root.mkdir(parents=True, exist_ok=True)
-    (root / data.annotations).write_text(json.dumps({"database": database}) + "\n", encoding="utf-8")
-    (root / data.classes).write_text("\n".join(classes) + "\n", encoding="utf-8")
+    write_whole(root / data.annotations, json.dumps({"database": database}) + "\n")
+    write_whole(root / data.classes, "\n".join(classes) + "\n")
     print(
         f"wrote {root / data.annotations} ({len(database)} videos) and {root / data.classes} ({len(classes)} classes)"
     )
@@ -155,7 +160,7 @@ def prepare(name: str, root: Path) -> tuple[int, list[str]]:
     database = read_database(root / data.annotations)
     classes = root / data.classes
     if not classes.exists():
-        classes.write_text("\n".join(derive_classes(database, str(root / data.annotations))) + "\n", encoding="utf-8")
+        write_whole(classes, "\n".join(derive_classes(database, str(root / data.annotations))) + "\n")
         print(f"wrote {classes}, sorted; published checkpoints count labels by the data set's own list of classes")
     annotations = load_annotations(root / data.annotations, data.subsets, classes)
     findings = check_videos(annotations, root / "videos", data.prefix, data.fps)
@@ -165,7 +170,7 @@ def prepare(name: str, root: Path) -> tuple[int, list[str]]:
     fps = [info.fps for info in findings.infos.values()]
     print("\n".join(advise(annotations.videos, data.fps or usual_rate(fps)) + ([] if data.fps else rates(fps))))
     print("\n".join(findings.report()) or "annotations and videos agree")
-    (root / "blocked.txt").write_text("".join(f"{video}\n" for video in findings.blocked), encoding="utf-8")
+    write_whole(root / "blocked.txt", "".join(f"{video}\n" for video in findings.blocked))
     if findings.blocked:
         print(
             f"wrote {root / 'blocked.txt'}: with config.data.blocked set to it, training and evaluation go without "
@@ -219,8 +224,8 @@ def prepare_custom(
             problems.add("video files without annotations: not used", str(files[file]))
 
     output.mkdir(parents=True, exist_ok=True)
-    (output / "annotations.json").write_text(json.dumps({"database": database}, indent=1) + "\n", encoding="utf-8")
-    (output / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    write_whole(output / "annotations.json", json.dumps({"database": database}, indent=1) + "\n")
+    write_whole(output / "classes.txt", "\n".join(classes) + "\n")
     fps = usual_rate([info.fps for info in infos.values()])
     config = write_config(output, videos, annotations, (train, evaluation), list(infos.values()), fps, backbone)
     for subset in dict.fromkeys((train, evaluation)):
@@ -343,40 +348,39 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
-    try:
-        if arguments.name == "custom":
-            status = 0
-            if arguments.reencode is not None:
-                files = Finder(all_videos(arguments.videos, SETTINGS)[0], arguments.videos)
-                wanted = files.single_files(map(without_extension, files.files))
-                status = reencode_videos(wanted, arguments.reencode, encoding_from(arguments), arguments.processes)
-            reading = Reading(tuple(arguments.tracks), arguments.encoding)
-            where = arguments.videos, arguments.annotations, arguments.output, arguments.backbone
-            return status | prepare_custom(*where, reading, arguments.ignore_folders, arguments.reencode)
-        status, full_scale = 0, getattr(arguments, "full_scale", None)
-        if full_scale is not None:
-            if arguments.source is None:
-                raise DataError("--full-scale needs --source, the folder of Ego4D's moments_train.json, for the clips")
-            videos = arguments.root / "videos"
-            status = cut_clips(arguments.source, full_scale, videos, encoding_from(arguments), arguments.processes)
-        done = full_scale is not None and (arguments.root / DATASETS[arguments.name].annotations).exists()
-        if arguments.source is not None and not done:  # cutting takes long, and goes on where it was stopped
-            convert(arguments.name, arguments.source, arguments.root)
-        found, names = prepare(arguments.name, arguments.root)
-        status |= found
+    ending.tell(lambda: "videos that are written anew stay, and the same command goes on")
+    return ending.run(lambda: run(arguments), writes_only=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does what the arguments say; returns the exit status."""
+    if arguments.name == "custom":
+        status = 0
         if arguments.reencode is not None:
-            encoding = encoding_from(arguments, DATASETS[arguments.name].fps)
-            files = video_files(arguments.root / "videos")
-            status |= reencode_videos(
-                {name: files[name] for name in names}, arguments.reencode, encoding, arguments.processes
-            )
-        return status
-    except TadjaxError as error:
-        text = str(error)
-    except OSError as error:
-        text = f"{error.filename}: cannot be written ({error.strerror})"
-    print(f"error: {text}", file=sys.stderr)
-    return 2
+            files = Finder(all_videos(arguments.videos, SETTINGS)[0], arguments.videos)
+            wanted = files.single_files(map(without_extension, files.files))
+            status = reencode_videos(wanted, arguments.reencode, encoding_from(arguments), arguments.processes)
+        reading = Reading(tuple(arguments.tracks), arguments.encoding)
+        where = arguments.videos, arguments.annotations, arguments.output, arguments.backbone
+        return status | prepare_custom(*where, reading, arguments.ignore_folders, arguments.reencode)
+    status, full_scale = 0, getattr(arguments, "full_scale", None)
+    if full_scale is not None:
+        if arguments.source is None:
+            raise DataError("--full-scale needs --source, the folder of Ego4D's moments_train.json, for the clips")
+        videos = arguments.root / "videos"
+        status = cut_clips(arguments.source, full_scale, videos, encoding_from(arguments), arguments.processes)
+    done = full_scale is not None and (arguments.root / DATASETS[arguments.name].annotations).exists()
+    if arguments.source is not None and not done:  # cutting takes long, and goes on where it was stopped
+        convert(arguments.name, arguments.source, arguments.root)
+    found, names = prepare(arguments.name, arguments.root)
+    status |= found
+    if arguments.reencode is not None:
+        encoding = encoding_from(arguments, DATASETS[arguments.name].fps)
+        files = video_files(arguments.root / "videos")
+        status |= reencode_videos(
+            {name: files[name] for name in names}, arguments.reencode, encoding, arguments.processes
+        )
+    return status
 
 
 if __name__ == "__main__":

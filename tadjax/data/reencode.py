@@ -24,10 +24,11 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from tadjax import ending
 from tadjax.data.frame_index import FrameIndex, frame_index
 from tadjax.data.jobs import keep_settings, run_all
 from tadjax.data.video import decode_range
-from tadjax.errors import DataError
+from tadjax.errors import DataError, DiskError
 
 GOP_SECONDS = 2
 MAX_MISSING = 0.05  # share of a file's frames for which the frame before may stand in
@@ -61,7 +62,8 @@ def reencode(
         _write(index, part, encoding, (start, end))
         os.replace(part, target)
     except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"{index.path}: cannot be re-encoded to {target} ({error.strerror})") from error
+        kind = DiskError if error.errno in ending.FULL else DataError  # which the next video would meet as well
+        raise kind(f"{index.path}: cannot be re-encoded to {target} ({error.strerror})") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -7,8 +7,14 @@
 Exit status: 0; 1 if something was left out (a defective entry, or a whole file), the rest evaluated; 2 if nothing was.
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports
+
 import argparse
 import csv
+import io
 import json
 import pathlib
 import sys
@@ -17,8 +23,8 @@ import numpy as np
 
 from tadjax.data.annotations import known_names, read_names
 from tadjax.detections.results import Results, read_results
-from tadjax.errors import ConfigError, DataError, TadjaxError
-from tadjax.files import expand_home, read_json
+from tadjax.errors import ConfigError, DataError
+from tadjax.files import expand_home, read_json, write_whole
 from tadjax.metrics.diagnosis import BINS, Diagnosis, diagnose
 from tadjax.metrics.evaluation import Evaluation, evaluate
 from tadjax.metrics.instances import GroundTruth, read_ground_truth
@@ -69,13 +75,7 @@ def thresholds(text: str) -> tuple[float, ...]:
 def main(argv: list[str]) -> int:
     args = parse(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: JSON may hold what is no text
-    try:
-        return run(args)
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {error.filename}: cannot be written ({error.strerror})", file=sys.stderr)
-    return 2
+    return ending.run(lambda: run(args), writes_only=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,13 +138,14 @@ def write(args: argparse.Namespace, evaluations: list[Evaluation], diagnoses: di
         for entry in content:
             if entry["results"] in diagnoses:
                 entry["diagnosis"] = diagnoses[entry["results"]].to_dict()
-        pathlib.Path(args.json).write_text(json.dumps(content if args.results[1:] else content[0], indent=1))
+        write_whole(args.json, json.dumps(content if args.results[1:] else content[0], indent=1))
         print(f"wrote {args.json}")
     if args.csv:
-        with open(args.csv, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("results", "metric", "class", "tiou", "percent"))
-            writer.writerows(row for evaluation in evaluations for row in evaluation.to_rows())
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(("results", "metric", "class", "tiou", "percent"))
+        writer.writerows(row for evaluation in evaluations for row in evaluation.to_rows())
+        write_whole(args.csv, text.getvalue().encode("utf-8", "backslashreplace"))
         print(f"wrote {args.csv}")
     if diagnoses:
         try:  # matplotlib is slow to load, and the numbers do without

@@ -2,6 +2,7 @@
 type of error would gain, false negatives by the instances' characteristics, and sensitivity to them.
 """
 
+import io
 import pathlib
 import warnings
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tadjax.files import write_whole
 from tadjax.metrics.diagnosis import ERROR_TYPES, Diagnosis
 from tadjax.report.fonts import look_of, plain
 
@@ -36,7 +38,9 @@ def draw(diagnoses: Mapping[str, Diagnosis], path: str | pathlib.Path) -> None:
         }
         for page, name, diagnosis in zip(pages, names, diagnoses.values(), strict=True):
             _draw_run(page, name, diagnosis, tops)
-        figure.savefig(path, dpi=150)
+        content = io.BytesIO()
+        figure.savefig(content, format=pathlib.Path(path).suffix[1:], dpi=150)
+    write_whole(path, content.getvalue())
 
 
 def _draw_run(page: Figure, name: str, diagnosis: Diagnosis, tops: dict[str, float]) -> None:

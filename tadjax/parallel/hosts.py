@@ -30,6 +30,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from tadjax import ending
 from tadjax.errors import ConfigError, TadjaxError, first_line
 from tadjax.parallel import cluster
 
@@ -97,7 +98,8 @@ def is_first() -> bool:
 def say(text: str) -> None:
     """A message of the job, once."""
     if is_first():
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # where stderr is a file on a full disk
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -160,6 +162,14 @@ class Sigterm:
         return stop
 
 
+def ask_to_stop() -> None:
+    """As SIGTERM does: to save and stop."""
+    if several():
+        os.kill(os.getpid(), signal.SIGTERM)  # it is JAX that listens
+    else:
+        _asked.set()
+
+
 def stopped_by_sigterm() -> bool:
     """Whether a `Sigterm` of this process has told to stop."""
     return _stopped.is_set()
@@ -194,12 +204,13 @@ def _end(error: BaseException) -> NoReturn:
     for status, text in _last_words():
         _leave(status, text)
     status, text = 1, first_line(error)
-    if isinstance(error, TadjaxError):
-        status, text = 2, str(error)
+    if sentence := ending.sentence(error):
+        status, text = 2, sentence
     elif broken:
         text = f"another process died ({text}). Its messages may say why; the same command resumes"
     else:
-        traceback.print_exception(error)
+        if not isinstance(error, KeyboardInterrupt):
+            traceback.print_exception(error)
     text = f"process {index()} of {count()}: {text}"
     with contextlib.suppress(RuntimeError):  # the coordinator may be what died
         distributed.global_state.client.key_value_set(f"{LAST_WORDS}{index()}", f"{status} {text}")
@@ -226,8 +237,8 @@ def _listen() -> None:
 def _leave(status: int, text: str) -> NoReturn:
     """Ends this process at once: an orderly exit would wait for the others."""
     _leaving.set()
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"error: {text}", file=sys.stderr, flush=True)
     if is_first():
         time.sleep(2 * POLL)  # the others read from this process what happened
-    sys.stdout.flush()
-    os._exit(status)
+    ending.leave(status)

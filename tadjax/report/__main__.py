@@ -3,6 +3,11 @@
 python -m tadjax.report RESULTS.json [BASELINE.json ...] --ground_truth=GT.json --video=NAME --output=figure.svg
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports
+
 import argparse
 import math
 import pathlib
@@ -14,13 +19,18 @@ import numpy as np
 from tadjax.data.annotations import Video, parse_database, read_database
 from tadjax.detections.decode import Detections
 from tadjax.detections.results import Results, read_results
-from tadjax.errors import DataError, TadjaxError
+from tadjax.errors import DataError
 from tadjax.files import expand_home
 from tadjax.report.timeline import FORMATS, draw_proposals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
+    return ending.run(lambda: draw(args))
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Does what the arguments say; returns the exit status. Raises DataError where that is impossible."""
     names = args.names.split(",") if args.names else [_short_name(path) for path in args.results]
     try:
         if len(names) != len(args.results):
@@ -38,12 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not -math.inf < span[0] < span[1] < math.inf:
             raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: seconds, the end after the start")
         draw_proposals(args.video, span, truth, methods, classes, args.output, args.top_k)
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {args.output}: cannot be written ({error.strerror})", file=sys.stderr)
-        return 2
+        raise DataError(f"{args.output}: cannot be written ({error.strerror})") from error
     print(f"wrote {args.output}")
     return 0
 

@@ -14,48 +14,52 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tadjax.errors import ConfigError
+from tadjax.errors import first_line
+from tadjax.files import write_whole
 from tadjax.parallel import hosts
+from tadjax.training.writers import Events, Lines, Writer, start_wandb
+
+CLOSING = 20.0  # seconds that the end of a run waits for a writer
 
 
 class MetricsLog:
     """Writes numbers to WORKDIR/metrics.jsonl (a line a step), to TensorBoard, and to W&B if `project` is given.
 
     A resumed run first drops the lines beyond the step it resumes from: they will be written again. Of several
-    processes only process 0 writes.
+    processes only process 0 writes. A thread writes to each, so that none of them can hold a step up.
     """
 
     def __init__(self, workdir: pathlib.Path, resumed_at: int, project: str = "", config: dict | None = None):
-        self._writes = hosts.is_first()
-        if not self._writes:
+        self._writers: list[Writer] = []
+        self._spikes: Writer | None = None
+        if not hosts.is_first():
             return
         path = workdir / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(True) if _step(line) <= resumed_at]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            partial.replace(path)
-        self._file = path.open("a")
-        self._events = _tensorboard(workdir / "tensorboard", purge_step=resumed_at + 1)
-        self._wandb = _start_wandb(project, workdir, config) if project else None
+            write_whole(path, "".join(line for line in path.read_text().splitlines(True) if _step(line) <= resumed_at))
+        self._writers.append(Writer(str(path), Lines(path)))
+        events = Events(workdir / "tensorboard", purge_step=resumed_at + 1)
+        self._writers.append(Writer("TensorBoard", events))
+        if project:
+            self._writers.append(Writer("W&B", start_wandb(project, workdir, config)))
+        path = workdir / "spikes.jsonl"
+        self._spikes = Writer(str(path), Lines(path))
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        if not self._writes:
-            return
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
-        for name, value in numbers.items():
-            self._events.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        for writer in self._writers:
+            writer.put({"step": step, **numbers})
+
+    def spike(self, entry: dict[str, Any]) -> None:
+        """An entry of WORKDIR/spikes.jsonl."""
+        if self._spikes is not None:
+            self._spikes.put(entry)
 
     def close(self) -> None:
-        if not self._writes:
-            return
-        self._file.close()
-        self._events.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Waits for the writers, though not forever."""
+        writers = [*self._writers, *([self._spikes] if self._spikes else [])]
+        deadline = time.monotonic() + CLOSING
+        for writer in writers:
+            writer.close(deadline)
 
 
 def _step(line: str) -> float:
@@ -64,27 +68,6 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")
-
-
-def _tensorboard(folder: pathlib.Path, purge_step: int) -> Any:
-    """TensorBoard's writer. Where PyTorch is installed, tensorboardX would load it, for seconds and to no use."""
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # an ImportError, which tensorboardX is ready for
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter(str(folder), purge_step=purge_step)
-
-
-def _start_wandb(project: str, workdir: pathlib.Path, config: dict | None):
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError(f"config.train.wandb = {project!r} needs `pip install wandb`") from None
-    return wandb.init(project=project, dir=str(workdir), config=config, resume="allow", id=workdir.resolve().name)
 
 
 class Clock:
@@ -154,8 +137,11 @@ class Trace:
 
     def close(self) -> None:
         if self._on:
-            jax.profiler.stop_trace()
             self._on = False
+            try:
+                jax.profiler.stop_trace()
+            except (OSError, RuntimeError) as error:
+                hosts.say(f"{self._folder} cannot be written ({first_line(error)}); training goes on without a trace")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""python -m tests.faults [--rounds=20] [--seed=0] [--examples=200]
+"""python -m tests.faults [--rounds=20] [--only=FAULT] [--seed=0] [--examples=200]
 
 Injects faults into real training and evaluation processes, damages files of every kind, and prints how often each was
 tried, survived and lost. Exits with status 1 if anything was lost.
@@ -20,10 +20,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="faults injected into training")
     parser.add_argument("--examples", type=int, default=200, help="damaged files of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only", choices=FAULTS, action="append", help="this fault; may be repeated. All, if not given"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         lost = damaged_files(pathlib.Path(folder), args.examples) if args.examples else 0
-        lost += faults(pathlib.Path(folder), args.rounds, random.Random(args.seed)) if args.rounds else 0
+        lost += faults(pathlib.Path(folder), args) if args.rounds else 0
     return 1 if lost else 0
 
 
@@ -45,8 +48,10 @@ def damaged_files(folder: pathlib.Path, examples: int) -> int:
     return lost
 
 
-def faults(folder: pathlib.Path, rounds: int, rng: random.Random) -> int:
-    names = [name for name in FAULTS if namespaces() or not name.startswith("disk")]
+def faults(folder: pathlib.Path, args: argparse.Namespace) -> int:
+    rounds, rng = args.rounds, random.Random(args.seed)
+    wanted = args.only or list(FAULTS)
+    names = [name for name in wanted if namespaces() or not name.startswith("disk")]
     chosen = [names[i % len(names)] for i in range(rounds)]
     rng.shuffle(chosen)
     expected = Undisturbed(faults_config(make_small_data(folder)), folder / "undisturbed")
@@ -56,8 +61,8 @@ def faults(folder: pathlib.Path, rounds: int, rng: random.Random) -> int:
         if name in table:
             tried, survived, lost = table[name]
             print(f"{name:32}{tried:8}{survived:10}{lost:6}")
-    if len(names) < len(FAULTS):
-        print("not tried, for want of mount namespaces: " + ", ".join(name for name in FAULTS if name not in names))
+    if len(names) < len(wanted):
+        print("not tried, for want of mount namespaces: " + ", ".join(name for name in wanted if name not in names))
     return sum(lost for _, _, lost in table.values())
 
 

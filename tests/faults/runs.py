@@ -6,11 +6,13 @@ by bit. The disk that is full and the one that turns read-only are real: a small
 process's own.
 """
 
+import contextlib
 import os
 import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,11 +76,16 @@ class Job:
         self.done = False
         self._began = 0.0
 
-    def start(self, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
+    def start(
+        self, *options: str, prefix: tuple[str, ...] = (), launcher: bool = False, **variables: str
+    ) -> subprocess.Popen:
         """The next process; `said` is what it says from now on."""
         self._began = time.time()
         with self.log.open("w") as log:
-            line = [*prefix, *command(self.config, self.workdir), *options]
+            line = command(self.config, self.workdir)  # python -m tadjax.main ...
+            if launcher:
+                line[1:3] = ["launch/local.py", "--processes=1"]
+            line = [*prefix, *line, *options]
             return subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **variables})
 
     def said(self) -> str:
@@ -89,6 +96,7 @@ class Job:
         found, said = process.wait(timeout=PATIENCE), self.said()
         assert found == status, f"status {found}, not {status}: {said[-2000:]}"
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert "Traceback" not in said, said[-2000:]
         assert len(errors) == bool(words) and all(word in errors[0] for word in words), f"no {words} in {errors}"
 
     def reaches(self, process: subprocess.Popen, moment: Callable[[], bool]) -> bool:
@@ -140,10 +148,11 @@ def disk_use(folder: pathlib.Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
-def workers_of(process: subprocess.Popen) -> list[int]:
-    """The processes that decode for it."""
+def workers_of(process: subprocess.Popen | int) -> list[int]:
+    """The processes that decode for it (given as it is, or by its number)."""
     found = []
-    for task in pathlib.Path(f"/proc/{process.pid}/task").glob("*/children"):
+    pid = process if isinstance(process, int) else process.pid
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             pids = task.read_text().split()
             found += [int(p) for p in pids if b"spawn_main" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes()]
@@ -206,6 +215,78 @@ def terminated_while_stepping(job: Job, rng: random.Random) -> bool:
 
 def terminated_while_evaluating(job: Job, rng: random.Random) -> bool:
     return terminated(job, (job.step() // 6 + 1) * 6)
+
+
+def interrupted(job: Job, moment: Callable[[subprocess.Popen], bool], *words: str) -> bool:
+    """Ctrl-C, as a terminal sends it: to the workers too."""
+    process = job.start()
+    if not job.reaches(process, lambda: moment(process)):
+        return False
+    for pid in (*workers_of(process), process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)
+    if process.wait(timeout=PATIENCE) == 0:  # it came after the last step
+        job.done = True
+        return False
+    job.ends(process, 130)
+    said = [line for line in job.said().splitlines() if line.startswith("Ctrl-C: ")]
+    assert len(said) == 1 and any(word in said[0] for word in words), job.said()[-2000:]
+    return True
+
+
+def interrupted_while_decoding(job: Job, rng: random.Random) -> bool:
+    return interrupted(job, lambda process: bool(workers_of(process)), "saved at step", "is saved yet", "is saved, and")
+
+
+def interrupted_while_stepping(job: Job, rng: random.Random) -> bool:
+    target = job.step() + rng.randint(1, 4)
+    return interrupted(job, lambda _: job.step() >= target, "saved at step")
+
+
+def started_twice(job: Job, rng: random.Random) -> bool:
+    """The second start is told who holds the workdir and writes nothing; the first goes on."""
+    process, target = job.start(), job.step() + 1
+    try:
+        if not job.reaches(process, lambda: job.step() >= target):
+            return False
+        second = subprocess.run(
+            command(job.config, job.workdir), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        if process.poll() is not None:  # it was through before the second one came to look
+            return False
+        holder = f"a run is at work here, process {process.pid} on {socket.gethostname()} since"
+        assert second.returncode == 2 and holder in second.stderr, second.stderr[-2000:]
+        assert "Traceback" not in second.stderr, second.stderr[-2000:]
+        later = job.step() + 1
+        return job.reaches(process, lambda: job.step() >= later)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def launcher_killed(job: Job, rng: random.Random) -> bool:
+    """SIGKILL of launch/local.py: its process ends at once, and that one's workers."""
+    process, target = job.start(launcher=True), job.step() + rng.randint(1, 2)
+    if not job.reaches(process, lambda: job.step() >= target):
+        return False
+    children = [
+        int(pid) for pid in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
+    below = [pid for child in children for pid in workers_of(child)]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while running := [pid for pid in (*children, *below) if is_running(pid)]:
+        assert time.monotonic() < deadline, f"{running} go on without their launcher"
+        time.sleep(0.1)
+    return bool(children)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def worker_killed(job: Job, rng: random.Random) -> bool:
@@ -314,6 +395,10 @@ FAULTS = {
     "SIGKILL of --mode=evaluate": evaluation_killed,
     "SIGTERM while stepping": terminated_while_stepping,
     "SIGTERM while evaluating": terminated_while_evaluating,
+    "Ctrl-C while decoding": interrupted_while_decoding,
+    "Ctrl-C while stepping": interrupted_while_stepping,
+    "started twice": started_twice,
+    "SIGKILL of launch/local.py": launcher_killed,
     "worker process killed": worker_killed,
     "video vanishes": video_vanishes,
     "video turns corrupt": video_turns_corrupt,

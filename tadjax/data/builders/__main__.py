@@ -8,6 +8,11 @@ Train on it with --config.data.tfds=data/tfds/thumos. Stopped or killed, it goes
 0: all is written; 1: some videos cannot be packed, as printed, and nothing is finished; 2: nothing can be done.
 """
 
+from tadjax import ending
+
+if __name__ == "__main__":
+    ending.catch_interrupts()  # before the other imports
+
 import argparse
 import shlex
 import sys
@@ -28,7 +33,6 @@ from tadjax.data.built import read_built
 from tadjax.data.prepare import DATASETS, DataSet
 from tadjax.data.reencode import add_options, encoding_from, encoding_of
 from tadjax.data.video_folder import find_videos, some_of
-from tadjax.errors import TadjaxError
 from tadjax.files import expand_home
 
 
@@ -74,19 +78,21 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
-    try:
-        root = arguments.root or Path(DATASETS[arguments.name].root if arguments.name in DATASETS else "data/custom")
-        videos = arguments.videos or root / "videos"
-        source = read_source(arguments.name, root, videos)
-        cutting = None
-        if arguments.embed:
-            fps = DATASETS[arguments.name].fps if arguments.name in DATASETS else 0.0
-            encoding = encoding_of(videos) or encoding_from(arguments, fps)
-            cutting = Cutting(encoding, encoding_of(videos) is not None, arguments.seconds)
-        errors = write(source, arguments.output, cutting, arguments.processes)
-    except TadjaxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    ending.tell(lambda: "what is written stays, and the same command goes on")
+    return ending.run(lambda: build(arguments))
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Does what the arguments say; returns the exit status."""
+    root = arguments.root or Path(DATASETS[arguments.name].root if arguments.name in DATASETS else "data/custom")
+    videos = arguments.videos or root / "videos"
+    source = read_source(arguments.name, root, videos)
+    cutting = None
+    if arguments.embed:
+        fps = DATASETS[arguments.name].fps if arguments.name in DATASETS else 0.0
+        encoding = encoding_of(videos) or encoding_from(arguments, fps)
+        cutting = Cutting(encoding, encoding_of(videos) is not None, arguments.seconds)
+    errors = write(source, arguments.output, cutting, arguments.processes)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if errors:

@@ -37,7 +37,7 @@ from tadjax.data.builders.catalogue import Entry
 from tadjax.data.frame_index import FrameIndex, frame_index, open_video
 from tadjax.data.jobs import keep_settings, run_all
 from tadjax.data.reencode import Encoding, reencode
-from tadjax.errors import DataError
+from tadjax.errors import DataError, DiskError, first_line
 from tadjax.files import write_whole
 
 VERSION = "1.0.0"
@@ -316,7 +316,8 @@ def _write_shard(
         os.replace(part, path)
         return path.stat().st_size
     except RuntimeError as error:  # what ArrayRecord raises when the disk is full
-        raise DataError(f"{path}: cannot be written ({error})") from error
+        kind = DiskError if "o space left" in str(error) else DataError
+        raise kind(f"{path}: cannot be written ({first_line(error)})") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,0 +1,114 @@
+"""How commands end: one line and a status, whatever their threads and workers wait for."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tadjax import ending
+from tadjax.errors import DataError
+from tadjax.files import write_whole
+from tests.conftest import ROOT
+
+BEGIN = "from tadjax import ending; ending.catch_interrupts(); import os, signal, sys, threading, time\n"
+HANG = "print('ready', flush=True); threading.Event().wait()"
+
+
+def started(code: str) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, "-c", BEGIN + code], cwd=ROOT, text=True, **pipes)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_a_thread_in_one_line():
+    code = "threading.Thread(target=threading.Event().wait).start(); ending.tell(lambda: 'all is saved')\n"
+    process = started(code + HANG)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "Ctrl-C: all is saved\n")
+
+
+def test_what_is_to_save_saves_at_the_first_ctrl_c_and_a_second_one_ends_at_once(tmp_path):
+    code = "with ending.saving(lambda: print('asked', flush=True)):\n " + HANG
+    process = started(code)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "asked\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "Ctrl-C: the same command begins again\n")
+
+
+def test_what_must_not_be_left_is_removed(tmp_path):
+    process = started(f"with ending.temporary_folder('x', {str(tmp_path)!r}) as folder:\n " + HANG)
+    assert len(list(tmp_path.iterdir())) == 1
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_started_under_the_shield_get_no_ctrl_c():
+    code = (
+        "import subprocess\nwith ending.shield():\n"
+        " os.kill(os.getpid(), signal.SIGINT)\n"
+        " child = subprocess.Popen([sys.executable, '-c', 'import signal;"
+        "print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])) == [2, 15])'], stdout=subprocess.PIPE)\n"
+        " print('ready'); print(child.communicate()[0].decode(), flush=True)\n"
+        "print('never')"
+    )
+    process = started(code)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out.strip(), said) == (130, "True", "Ctrl-C: the same command begins again\n")
+
+
+def test_a_process_ends_with_its_launcher(monkeypatch):
+    monkeypatch.setenv(ending.LAUNCHER, str(os.getpid() + 1))  # which is not its parent
+    run = subprocess.run([sys.executable, "-c", BEGIN + HANG], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert run.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (DataError("no such video"), "no such video"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: cannot be written (No space left on device)"),
+        (OSError(errno.EROFS, "Read-only file system"), "--workdir=x: cannot be written (Read-only file system)"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_sentence_and_status_2(error, sentence, capsys):
+    def fails() -> int:
+        raise error
+
+    assert ending.run(fails, "--workdir=x") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {sentence}") and said.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(OSError, match="Bad file"):
+        ending.run(lambda: os.close(-1))
+
+
+def test_what_a_full_disk_says_names_the_file():
+    with pytest.raises(OSError, match="/dev/full/x") as caught:
+        write_whole("/dev/full/x", "x")
+    assert caught.value.filename == "/dev/full/x"
+
+
+def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "text")
+    assert os.read(reader, 10) == b"text" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_what_is_saved_is_read_from_the_workdir(tmp_path):
+    assert ending.saved_in(tmp_path) == "no step is saved yet, and the same command begins at the first one"
+    for name in ("3", "12", "15.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert ending.saved_in(tmp_path) == "step 12 is saved, and the same command goes on from there"
