@@ -138,3 +138,26 @@ def make_small_config(small_data: pathlib.Path):
 @pytest.fixture
 def small_config(small_data):
     return make_small_config(small_data)
+
+
+NO_TORCH = "PyTorch is not installed (tests/requirements.txt)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A file of tests that imports PyTorch, for the converters or as a reference, is skipped where there is none."""
+    report = yield
+    if report.failed and "No module named 'torch'" in report.longreprtext:
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 1, NO_TORCH)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test that imports PyTorch by itself likewise."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        pytest.skip(NO_TORCH)
