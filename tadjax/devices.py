@@ -1,0 +1,101 @@
+"""Keeps the libraries of devices that are not here from starting with JAX.
+
+`pip install libtpu` or `jax[cuda13]`, which compile for chips that are elsewhere (--mode=profile --topology), are taken
+by JAX as a wish to use such a chip: without one every program loads them, waits, prints their errors and goes on on the
+CPU. So without any sign of the chip JAX is given a stand-in that starts nothing. A sign is a device file, a PCI device,
+or an environment variable that names it; JAX_PLATFORMS=cuda or tpu lets JAX try in any case.
+"""
+
+import contextlib
+import glob
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Mapping
+
+# JAX itself asks for nvidia0, nvidiactl and dxg (WSL); the others are drivers of containers and of Jetson boards.
+NVIDIA = ("nvidia*", "dxg", "nvhost*", "nvmap", "nvgpu*")
+TPU = ("accel*", "vfio/[0-9]*")
+GOOGLE = "0x1ae0"  # vendor of TPUs on PCI, and of the disks (class 0x01) and network cards (0x02) of Google's machines
+CUDA_PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
+# Set by JAX where it finds no TPU, and by topologies.py; all others that begin with TPU_ tell of one.
+NO_SIGN = ("TPU_SKIP_MDS_QUERY",)
+_stand_ins: set[str] = set()
+
+
+def leave_out_absent(
+    root: str | os.PathLike[str] = "/", environment: Mapping[str, str] = os.environ, system: str = sys.platform
+) -> tuple[str, ...]:
+    """Puts stand-ins in the place of the libraries of absent devices, and returns their names.
+
+    root, environment, system: where to look for signs; only Linux is looked at. Nothing happens once JAX is imported.
+    """
+    if system != "linux" or "jax" in sys.modules:
+        return ()
+    if not _nvidia(pathlib.Path(root), environment):
+        for name in CUDA_PLUGINS:
+            _stand_in(name, initialize=lambda: None)
+    if not _tpu(pathlib.Path(root), environment):
+        _stand_in("libtpu", get_library_path=lambda: None)
+    return tuple(sorted(_stand_ins))
+
+
+def bring_back(name: str) -> None:
+    """Puts the library in its stand-in's place, as a compiler: JAX has settled by then on devices without it."""
+    if name not in _stand_ins:
+        return
+    import jax
+
+    jax.devices()
+    _stand_ins.discard(name)
+    del sys.modules[name]
+    if name in CUDA_PLUGINS:
+        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # of libraries that need a card to tell their version
+        importlib.import_module(name).initialize()
+
+
+def _stand_in(name: str, **functions: Callable) -> None:
+    with contextlib.suppress(ModuleNotFoundError):  # of the parent
+        spec = importlib.util.find_spec(name)
+        if name in sys.modules or spec is None:
+            return
+        module = types.ModuleType(name, __doc__)
+        module.__spec__ = spec  # whether it is installed can still be asked
+        vars(module).update(functions)
+        sys.modules[name] = module
+        _stand_ins.add(name)
+
+
+def _nvidia(root: pathlib.Path, environment: Mapping[str, str]) -> bool:
+    return _wanted(environment, "cuda", "gpu") or _any_file(root, NVIDIA)
+
+
+def _tpu(root: pathlib.Path, environment: Mapping[str, str]) -> bool:
+    told = any(name.startswith("TPU_") and name not in NO_SIGN for name in environment)
+    others = ("JAX_FORCE_TPU_INIT", "COLAB_TPU_ADDR", "CLOUD_TPU_TASK_ID", "MEGASCALE_COORDINATOR_ADDRESS")
+    told |= any(name in environment for name in others)
+    return told or _wanted(environment, "tpu") or _any_file(root, TPU) or _on_pci(root)
+
+
+def _wanted(environment: Mapping[str, str], *platforms: str) -> bool:
+    return any(name.strip() in platforms for name in environment.get("JAX_PLATFORMS", "").split(","))
+
+
+def _any_file(root: pathlib.Path, patterns: tuple[str, ...]) -> bool:
+    return any(glob.glob(str(root / "dev" / pattern)) for pattern in patterns)
+
+
+def _on_pci(root: pathlib.Path) -> bool:
+    """Whether a device of Google's that is neither a disk nor a network card is there, or might be."""
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        try:
+            if (device / "vendor").read_text().strip() != GOOGLE:
+                continue
+            if not (device / "class").read_text().startswith(("0x01", "0x02")):
+                return True
+        except OSError:
+            return True
+    return False
