@@ -14,7 +14,7 @@ import os
 import pathlib
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 # JAX itself asks for nvidia0, nvidiactl and dxg (WSL); the others are drivers of containers and of Jetson boards.
 NVIDIA = ("nvidia*", "dxg", "nvhost*", "nvmap", "nvgpu*")
@@ -23,24 +23,24 @@ GOOGLE = "0x1ae0"  # vendor of TPUs on PCI, and of the disks (class 0x01) and ne
 CUDA_PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 # Set by JAX where it finds no TPU, and by topologies.py; all others that begin with TPU_ tell of one.
 NO_SIGN = ("TPU_SKIP_MDS_QUERY",)
+TPU_VARIABLES = ("JAX_FORCE_TPU_INIT", "COLAB_TPU_ADDR", "CLOUD_TPU_TASK_ID", "MEGASCALE_COORDINATOR_ADDRESS")
 _stand_ins: set[str] = set()
 
 
-def leave_out_absent(
-    root: str | os.PathLike[str] = "/", environment: Mapping[str, str] = os.environ, system: str = sys.platform
-) -> tuple[str, ...]:
-    """Puts stand-ins in the place of the libraries of absent devices, and returns their names.
+def leave_out_absent() -> None:
+    """Puts stand-ins in the place of the libraries of absent devices. Too late, and without effect, after JAX."""
+    if sys.platform == "linux" and "jax" not in sys.modules:
+        for name in absent(pathlib.Path("/"), os.environ):
+            _stand_in(name)
 
-    root, environment, system: where to look for signs; only Linux is looked at. Nothing happens once JAX is imported.
-    """
-    if system != "linux" or "jax" in sys.modules:
-        return ()
-    if not _nvidia(pathlib.Path(root), environment):
-        for name in CUDA_PLUGINS:
-            _stand_in(name, initialize=lambda: None)
-    if not _tpu(pathlib.Path(root), environment):
-        _stand_in("libtpu", get_library_path=lambda: None)
-    return tuple(sorted(_stand_ins))
+
+def absent(root: pathlib.Path, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The libraries of devices of which nothing is seen below root and in the environment."""
+    asked = {name.strip() for name in environment.get("JAX_PLATFORMS", "").split(",")}
+    nvidia = asked & {"cuda", "gpu"} or _any_file(root, NVIDIA)
+    told = any(name in TPU_VARIABLES or name.startswith("TPU_") and name not in NO_SIGN for name in environment)
+    tpu = told or "tpu" in asked or _any_file(root, TPU) or _on_pci(root)
+    return (() if nvidia else CUDA_PLUGINS) + (() if tpu else ("libtpu",))
 
 
 def bring_back(name: str) -> None:
@@ -57,31 +57,16 @@ def bring_back(name: str) -> None:
         importlib.import_module(name).initialize()
 
 
-def _stand_in(name: str, **functions: Callable) -> None:
+def _stand_in(name: str) -> None:
     with contextlib.suppress(ModuleNotFoundError):  # of the parent
         spec = importlib.util.find_spec(name)
         if name in sys.modules or spec is None:
             return
         module = types.ModuleType(name, __doc__)
         module.__spec__ = spec  # whether it is installed can still be asked
-        vars(module).update(functions)
+        module.initialize = module.get_library_path = lambda: None  # what JAX calls of CUDA's, and of libtpu
         sys.modules[name] = module
         _stand_ins.add(name)
-
-
-def _nvidia(root: pathlib.Path, environment: Mapping[str, str]) -> bool:
-    return _wanted(environment, "cuda", "gpu") or _any_file(root, NVIDIA)
-
-
-def _tpu(root: pathlib.Path, environment: Mapping[str, str]) -> bool:
-    told = any(name.startswith("TPU_") and name not in NO_SIGN for name in environment)
-    others = ("JAX_FORCE_TPU_INIT", "COLAB_TPU_ADDR", "CLOUD_TPU_TASK_ID", "MEGASCALE_COORDINATOR_ADDRESS")
-    told |= any(name in environment for name in others)
-    return told or _wanted(environment, "tpu") or _any_file(root, TPU) or _on_pci(root)
-
-
-def _wanted(environment: Mapping[str, str], *platforms: str) -> bool:
-    return any(name.strip() in platforms for name in environment.get("JAX_PLATFORMS", "").split(","))
 
 
 def _any_file(root: pathlib.Path, patterns: tuple[str, ...]) -> bool:
