@@ -1,5 +1,6 @@
 """The versions that the project says it runs on: said once, and installed."""
 
+import ast
 import importlib.metadata
 import pathlib
 import re
@@ -37,3 +38,17 @@ def test_the_minor_versions_of_python_are_those_of_the_readme():
     named = [text.rpartition(" ")[2] for text in project["classifiers"] if "Python :: 3." in text]
     assert named == ["3.11", "3.12", "3.13"] and project["requires-python"] == f">={named[0]}"
     assert re.search(f"Python {named[0]} to {named[-1]}", (ROOT / "README.md").read_text())
+
+
+def test_every_private_name_of_jax_is_imported_in_a_try():
+    """So that a version without it can be told by a sentence."""
+    guarded = set()
+    for folder in ("tadjax", "convert", "configs", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            inside = {id(node) for block in ast.walk(tree) if isinstance(block, ast.Try) for node in ast.walk(block)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import | ast.ImportFrom) and "jax._src" in ast.unparse(node):
+                    assert id(node) in inside, f"{path}:{node.lineno}"
+                    guarded.add(path.name)
+    assert guarded == {"hosts.py", "topologies.py"}
