@@ -28,10 +28,16 @@ _stand_ins: set[str] = set()
 
 
 def leave_out_absent() -> None:
-    """Puts stand-ins in the place of the libraries of absent devices. Too late, and without effect, after JAX."""
-    if sys.platform == "linux" and "jax" not in sys.modules:
-        for name in absent(pathlib.Path("/"), os.environ):
-            _stand_in(name)
+    """Puts stand-ins in the place of the libraries of absent devices; without effect once JAX has started them."""
+    if sys.platform != "linux":
+        return
+    environment = dict(os.environ)
+    if "libtpu" in sys.modules:  # by JAX; it has written into the environment where it lies, which is no sign of a TPU
+        library = getattr(sys.modules["libtpu"], "__file__", None)
+        if library and os.path.dirname(environment.get("TPU_LIBRARY_PATH", "")) == os.path.dirname(library):
+            del environment["TPU_LIBRARY_PATH"]
+    for name in absent(pathlib.Path("/"), environment):
+        _stand_in(name)
 
 
 def absent(root: pathlib.Path, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -60,12 +66,14 @@ def bring_back(name: str) -> None:
 def _stand_in(name: str) -> None:
     with contextlib.suppress(ModuleNotFoundError):  # of the parent
         spec = importlib.util.find_spec(name)
-        if name in sys.modules or spec is None:
+        if spec is None or (name in sys.modules and name != "libtpu"):
             return
         module = types.ModuleType(name, __doc__)
         module.__spec__ = spec  # whether it is installed can still be asked
         module.initialize = module.get_library_path = lambda: None  # what JAX calls of CUDA's, and of libtpu
         sys.modules[name] = module
+        if name == "libtpu":
+            os.environ.pop("TPU_LIBRARY_PATH", None)  # which JAX would follow
         _stand_ins.add(name)
 
 

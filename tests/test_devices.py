@@ -77,6 +77,8 @@ def test_a_left_out_library_starts_only_when_it_is_brought_back(tmp_path):
         f"started {CUDA}",
     }
     assert program(f"import tadjax; {USE}", tmp_path) == ""
+    late = program(f"import jax; print('imported'); import tadjax; {USE}", tmp_path)
+    assert late.partition("imported\n")[2] == ""
     back = f"import tadjax; from tadjax import devices; devices.bring_back({CUDA!r}); {USE}"
     assert program(back, tmp_path) == f"started {CUDA}\n"
 
@@ -86,5 +88,6 @@ def test_a_left_out_library_starts_only_when_it_is_brought_back(tmp_path):
     not (importlib.util.find_spec(LIBTPU) or importlib.util.find_spec("jax_cuda13_plugin")),
     reason="neither libtpu nor jax[cuda13] is installed",
 )
-def test_a_program_prints_nothing_where_compilers_for_other_devices_are_installed():
-    assert program(f"import tadjax; {USE}") == ""
+@pytest.mark.parametrize("imports", ["tadjax", "jax, tadjax"])
+def test_a_program_prints_nothing_where_compilers_for_other_devices_are_installed(imports):
+    assert program(f"import {imports}; {USE}") == ""
