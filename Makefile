@@ -1,10 +1,12 @@
 # make demo   sets itself up, makes a small data set of real videos, trains AdaTAD and head-only on it, evaluates, draws
-# make test   sets itself up, runs the tests (make test-slow: the long ones too)
+# make test   sets itself up, runs the tests (make test-slow: the long ones too): first those of numbers, under the
+#             compiler's usual settings, then those of plumbing, compiled quickly
 # make lint   checks format and style
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: demo test test-slow lint
 
@@ -12,10 +14,10 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m tadjax.demo --workdir=runs/demo
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) -m "numbers and not slow"; numbers=$$?; $(PYTEST) --quick && exit $$numbers
 
 test-slow: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
+	$(PYTEST) -m numbers; numbers=$$?; $(PYTEST) --quick -m "not numbers" && exit $$numbers
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check .

@@ -3,8 +3,12 @@
 import os
 from typing import TYPE_CHECKING
 
+from tadjax import devices
+
 if TYPE_CHECKING:
     from tadjax.predict import Predictor
+
+devices.leave_out_absent()  # before anything imports JAX
 
 
 def load(workdir: str | os.PathLike[str]) -> "Predictor":

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from tadjax import devices
 from tadjax.errors import ConfigError
 
 
@@ -118,6 +119,7 @@ def describe(topology: str) -> Chips:
 def _tpus(kind: str, sides: list[int], topology: str) -> Chips:
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(f"--topology={topology} needs TPU's compiler: pip install libtpu")
+    devices.bring_back("libtpu")
     from jax.experimental import topologies
 
     # libtpu looks for TPUs on this machine first, and lets one process at a time in: neither matters to a compiler.
@@ -134,13 +136,15 @@ def _tpus(kind: str, sides: list[int], topology: str) -> Chips:
         found = topologies.get_topology_desc(f"{kind}:{grid}", platform="tpu")
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(f"--topology={topology}: no such slice ({str(error).splitlines()[0]})") from None
-    devices = list(found.devices)[:count]
-    return Chips(f"TPU {kind}", "tpu", devices, chip.memory, chip.peak_flops, chip.bandwidth, chip.network)
+    return Chips(
+        f"TPU {kind}", "tpu", list(found.devices)[:count], chip.memory, chip.peak_flops, chip.bandwidth, chip.network
+    )
 
 
 def _gpus(kind: str, sides: list[int], topology: str) -> Chips:
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         raise ConfigError(f"--topology={topology} needs the GPU compiler: pip install 'jax[cuda13]'")
+    devices.bring_back("jax_plugins.xla_cuda13")
     from jax.experimental import topologies
 
     if len(sides) > 2:
@@ -161,9 +165,15 @@ def _gpus(kind: str, sides: list[int], topology: str) -> Chips:
 @contextlib.contextmanager
 def _lowering_for_cuda() -> Iterator[None]:
     """While open, lowering for "gpu" means CUDA: JAX derives that from the cards it sees, and here it sees none."""
-    from jax._src import xla_bridge
+    try:  # no public name does this (https://github.com/jax-ml/jax/issues/23971)
+        from jax._src import xla_bridge
 
-    original = xla_bridge.canonicalize_platform
+        original = xla_bridge.canonicalize_platform
+    except (ImportError, AttributeError):
+        raise ConfigError(
+            f"compiling for a GPU that is not here goes through a function of JAX's own, which jax {jax.__version__} "
+            "no longer has: pip install -r requirements.txt brings a version that has it, or profile where the GPU is"
+        ) from None
     xla_bridge.canonicalize_platform = lambda platform: "cuda" if platform == "gpu" else original(platform)
     try:
         yield

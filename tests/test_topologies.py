@@ -51,3 +51,9 @@ def test_the_speeds_of_a_known_chip_are_known_where_it_is_at_hand(monkeypatch, k
     chips = topologies.at_hand()
     assert (chips.name, chips.memory) == (kind, 5)
     assert (chips.peak_flops, chips.bandwidth, chips.network) == speeds
+
+
+def test_a_jax_without_the_private_function_says_what_to_do(monkeypatch):
+    monkeypatch.delattr("jax._src.xla_bridge.canonicalize_platform")
+    with pytest.raises(ConfigError, match=r"jax [\d.]+ no longer has: pip install -r requirements.txt"):
+        topologies._lowering_for_cuda().__enter__()

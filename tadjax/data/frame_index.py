@@ -16,6 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from numbers import Rational
 from pathlib import Path
 
 import av
@@ -28,6 +29,8 @@ from tadjax.errors import DataError
 # Only containers of video. FFmpeg would also open play lists, which name further files to open, and pictures.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,mxf,nut,rm,dv"
 CACHE_VERSION = 2
+# A title that is not UTF-8 must not keep a video out: PyAV 18 has to be told so, 19 reads any and knows no such word.
+ANY_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 DISTINCT = 0.9  # share of the frames with a time of their own, below which stored times mean nothing
 _log = logging.getLogger(__name__)
 _ARRAYS = ("pts", "key_pts", "key_seek")
@@ -166,7 +169,7 @@ def open_video(
     try:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         source = path if content is None else io.BytesIO(content)
-        container = av.open(source, options=options, metadata_errors="ignore")
+        container = av.open(source, options=options, **ANY_METADATA)
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{path}: not a video file that FFmpeg can open ({error.strerror})") from error
     # Cover pictures of sound files are streams of video, too.
@@ -204,9 +207,10 @@ def _frame_index(path: str, size: int, mtime_ns: int, cache_dir: str | None) -> 
 def _demux(path: str, content: bytes | None = None) -> FrameIndex:
     container, stream = open_video(path, content)
     with container:
+        codec, number = stream.codec_context.name, stream.index  # of a closed container PyAV 19 tells neither
         pts, keys, first = _scan(path, container, stream)
         rotation = round(first.rotation / 90) * 90 % 360
-        nominal = stream.average_rate or stream.guessed_rate or Fraction(25)
+        nominal = _fraction(stream.average_rate or stream.guessed_rate or Fraction(25))
         # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
         guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
         stored = not (guessed or None in pts) and len(set(pts)) >= DISTINCT * len(pts)
@@ -215,7 +219,7 @@ def _demux(path: str, content: bytes | None = None) -> FrameIndex:
             pts = np.sort(np.array(pts, np.int64))
             pts = pts[pts >= first.pts]  # what a cut stream starts with never decodes: its references are missing
             pts, parts = _apart(pts)
-            time_base = stream.time_base / parts
+            time_base = _fraction(stream.time_base) / parts
             rate, constant_rate = _rate(pts, time_base, nominal)
         else:
             pts = np.arange(len(pts))
@@ -227,8 +231,8 @@ def _demux(path: str, content: bytes | None = None) -> FrameIndex:
         array.setflags(write=False)  # all callers share the cached index
     return FrameIndex(
         path=path,
-        codec=stream.codec_context.name,
-        stream=stream.index,
+        codec=codec,
+        stream=number,
         width=width,
         height=height,
         rotation=rotation,
@@ -239,6 +243,11 @@ def _demux(path: str, content: bytes | None = None) -> FrameIndex:
         **dict(zip(_ARRAYS, arrays, strict=True)),
         content=content,
     )
+
+
+def _fraction(number: Rational) -> Fraction:
+    """A rate or clock as PyAV gives it: since 19 in a class of its own, which rounds to 32 bits and lacks methods."""
+    return Fraction(number.numerator, number.denominator)
 
 
 def _scan(

@@ -25,14 +25,16 @@ from typing import NoReturn
 
 import jax
 import numpy as np
-
-# There is no public way to the coordinator's key-value store, nor to a process's number before devices are touched.
-from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from tadjax import ending
 from tadjax.errors import ConfigError, TadjaxError, first_line
 from tadjax.parallel import cluster
+
+try:  # no public name leads to the coordinator's key-value store, nor to a process's number before devices are touched
+    from jax._src.distributed import global_state as _job
+except ImportError:  # a single process does without
+    _job = None
 
 POLL = 1.0  # seconds between two looks for the last words of another process
 LAST_WORDS = "tadjax/last_words/"  # where they stand in the coordinator's store
@@ -67,6 +69,11 @@ def connect(
         options = cluster.explicit(coordinator, num_processes, process_id)
     if options is None or options.get("num_processes") == 1:
         return
+    if not all(hasattr(_job, name) for name in ("process_id", "num_processes", "client")):
+        raise TadjaxError(
+            f"several processes talk through a store of JAX's own, which jax {jax.__version__} no longer has where it "
+            "was: pip install -r requirements.txt brings a version that has it; a single process does without"
+        )
     jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
     try:
         jax.distributed.initialize(**options, heartbeat_timeout_seconds=heartbeat_timeout)
@@ -79,11 +86,11 @@ def connect(
 
 
 def index() -> int:
-    return distributed.global_state.process_id
+    return jax.process_index() if _job is None else _job.process_id
 
 
 def count() -> int:
-    return distributed.global_state.num_processes
+    return jax.process_count() if _job is None else _job.num_processes
 
 
 def several() -> bool:
@@ -213,14 +220,14 @@ def _end(error: BaseException) -> NoReturn:
             traceback.print_exception(error)
     text = f"process {index()} of {count()}: {text}"
     with contextlib.suppress(RuntimeError):  # the coordinator may be what died
-        distributed.global_state.client.key_value_set(f"{LAST_WORDS}{index()}", f"{status} {text}")
+        _job.client.key_value_set(f"{LAST_WORDS}{index()}", f"{status} {text}")
     _leave(status, text)
 
 
 def _last_words() -> list[tuple[int, str]]:
     """(exit status, message) of every other process that ended with an error, as far as known."""
     try:
-        entries = distributed.global_state.client.key_value_dir_get(LAST_WORDS)
+        entries = _job.client.key_value_dir_get(LAST_WORDS)
     except RuntimeError:  # the coordinator is gone, which JAX's own watch ends this process for
         return []
     words = [value.partition(" ") for key, value in sorted(entries) if not key.endswith(f"/{index()}")]

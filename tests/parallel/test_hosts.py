@@ -15,7 +15,7 @@ import pytest
 from launch.local import free_port
 from tadjax import config as configs
 from tadjax.checkpoint import Checkpoints
-from tadjax.errors import ConfigError
+from tadjax.errors import ConfigError, TadjaxError
 from tadjax.parallel import hosts
 from tadjax.runs import check_workdir
 from tests.conftest import ROOT, make_small_config
@@ -170,6 +170,14 @@ def test_incomplete_or_impossible_jobs_are_refused():
         hosts.connect("localhost:1", 2)
     with pytest.raises(ConfigError, match="process 2 of 2: the last is 1"):
         hosts.connect("localhost:1", 2, 2)
+
+
+def test_without_jaxs_private_store_a_single_process_works_and_several_are_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(hosts, "_job", None)
+    hosts.connect()
+    assert (hosts.index(), hosts.count(), hosts.is_first(), hosts.several()) == (0, 1, True, False)
+    with pytest.raises(TadjaxError, match=r"jax [\d.]+ no longer has where it was: pip install -r requirements.txt"):
+        hosts.connect("localhost:1", 2, 0)
 
 
 def test_a_workdir_that_only_process_0_sees_is_refused(small, tmp_path, monkeypatch):
