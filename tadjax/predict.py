@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tadjax import config as configs
-from tadjax.data.annotations import parse_database, read_database
+from tadjax.data.annotations import Video, parse_database, read_database
 from tadjax.data.records import sampling_of
 from tadjax.data.stream import WindowFrames, decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
@@ -81,9 +81,9 @@ class Prediction:
 
     path: pathlib.Path
     name: str  # of the video: the file's, without folder and extension
-    duration: float  # seconds
+    duration: float  # seconds from 0 of a player's clock, on which all seconds are, to the end of the last picture
     fps: float
-    start: float  # of the first frame on the container's clock, which browsers show; seconds count from that frame
+    start: float  # second at which the first picture is shown: not 0 where the sound begins earlier
     detections: Detections
     classes: tuple[str, ...]
     substituted: int  # times that a frame could not be decoded and a neighbour stood in (windows overlap)
@@ -114,7 +114,7 @@ class Prediction:
             write_whole(folder / "detections.vtt", to_vtt(found, classes))
             for kind in ("png", "svg"):
                 draw_timeline(self.name, self.duration, truth, found, classes, folder / f"timeline.{kind}")
-            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes, self.start)
+            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes)
         except OSError as error:
             raise DataError(f"{folder}: the predictions cannot be written ({error.strerror or error})") from error
         return folder
@@ -163,16 +163,15 @@ class Predictor:
             max_missing=self._config.data.max_missing,
             threads=decoding_threads(self._config.data.workers),
         )
-        with _bar(path.name, info.duration, progress) as advance:
+        duration = info.start + info.duration
+        with _bar(path.name, duration, progress) as advance:
             for batch, candidates in one_batch_ahead(stream, self._batch_size, self._start):
                 parts += self._collect(batch, candidates, path)
                 substituted += sum(window.substituted for window in batch)
                 advance(batch)
         found = merge_windows(parts, self._settings) if self._sliding else Detections.concatenate(parts)
         found = wanted(found, self.classes)
-        return Prediction(
-            path, video_name(path), info.duration, info.fps, index.start, found, self.classes, substituted
-        )
+        return Prediction(path, video_name(path), duration, info.fps, info.start, found, self.classes, substituted)
 
     @property
     def _sliding(self) -> bool:
@@ -242,7 +241,8 @@ def predict_files(
             found = predictor.predict(path, **dataclasses.asdict(wanted))
             found = dataclasses.replace(found, name=name)
             stem = video_name(path).removeprefix(config.data.prefix)
-            folder = found.save(root / name, truths.get(video_name(path), truths.get(stem)))
+            truth = truths.get(video_name(path), truths.get(stem))
+            folder = found.save(root / name, on_clock(truth, found.start))
         except TadjaxError as error:
             failures.append(str(error))
             print(f"error: {error}", file=sys.stderr)
@@ -293,7 +293,7 @@ def folder_names(paths: Sequence[pathlib.Path]) -> list[str]:
     return list(taken)
 
 
-def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Instances]:
+def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Video]:
     """The ground truth of all videos of an annotation file, by name, labels in the order of the model's classes."""
     database = read_database(path)
     subsets = sorted({entry["subset"] for entry in database.values() if isinstance(entry, dict) and "subset" in entry})
@@ -302,6 +302,13 @@ def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Ins
     if config.data.class_agnostic:
         videos = [dataclasses.replace(video, labels=np.zeros_like(video.labels)) for video in videos]
     return {video.name: video for video in videos}
+
+
+def on_clock(truth: Video | None, start: float) -> Video | None:
+    """Ground truth on the clock of a file whose first picture is shown at second `start`."""
+    if truth is None or truth.start is not None:
+        return truth
+    return dataclasses.replace(truth, segments=truth.segments + start)
 
 
 def summary(found: Prediction, folder: pathlib.Path) -> str:

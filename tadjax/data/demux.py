@@ -1,6 +1,7 @@
 """One pass over the packets of a video file: all that its frame index (frame_index.py) is made of."""
 
 import io
+import itertools
 import logging
 import math
 from fractions import Fraction
@@ -94,12 +95,11 @@ def examine(path: str, content: bytes | None = None) -> dict[str, Any]:
         # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
         guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
         jumps = bool(container.format.flags & Flags.ts_discont.value)
-        times = {} if guessed or None in packets.pts else _times(path, content, packets, stream, jumps)
-        start = stream.start_time or 0
-        if times:
-            start = Fraction(int(times["pts"][0])) * times["time_base"] / stream.time_base
+        if guessed or None in packets.pts:
+            start, times = float((stream.start_time or 0) * stream.time_base), _counted(len(packets.pts), stream)
         else:
-            times = _counted(len(packets.pts), stream)
+            times = _times(path, content, packets, stream, jumps)
+            start = float(int(times["pts"][0]) * times["time_base"])
         own_zero = container.format.name.startswith(OWN_ZERO)
         origin = 0.0 if own_zero else (container.start_time or 0) / av.time_base
         rotation, mirrored = _orientation(packets.first)
@@ -111,7 +111,7 @@ def examine(path: str, content: bytes | None = None) -> dict[str, Any]:
             "height": height,
             "rotation": rotation,
             "mirrored": mirrored,
-            "start": max(0.0, round(float(start * stream.time_base) - origin, 5)),
+            "start": max(0.0, round(start - origin, 5)),
             **times,
         }
 
@@ -154,10 +154,16 @@ def _scan(path: str, container: av.container.InputContainer, stream: av.video.st
 
 def _check_part(path: str, opening: int | None, packets: int) -> None:
     """Raises DataError where a part ends of which nothing decodes."""
-    if opening and packets - opening > UNDECODED * packets:
+    if opening:
+        _check_decoded(path, packets - opening, packets)
+
+
+def _check_decoded(path: str, failed: int, packets: int) -> None:
+    if failed > UNDECODED * packets:
         raise DataError(
-            f"{path}: from frame {opening} on nothing can be decoded, as in MP4 files put together with cat; join the "
-            "parts again (ffmpeg -f concat -i LIST.txt -c copy OUT.mp4, where LIST.txt names each as: file 'PART')"
+            f"{path}: {failed} of {packets} frames cannot be decoded, where times start again, as in MP4 files put "
+            "together with cat; join the parts anew (ffmpeg -f concat -i LIST.txt -c copy OUT.mp4, where LIST.txt has "
+            "a line file 'PART' for each)"
         )
 
 
@@ -172,7 +178,7 @@ def _try_decode(decoder: av.VideoCodecContext, packet: av.Packet) -> av.VideoFra
 def _times(
     path: str, content: bytes | None, packets: Packets, stream: av.video.stream.VideoStream, jumps: bool
 ) -> dict[str, Any]:
-    """The fields of times and key frames; {} where the stored times mean nothing. jumps: whether clocks may."""
+    """The fields of times and key frames. jumps: whether clocks may jump in files of this kind."""
     nominal, second = _nominal(stream), float(1 / stream.time_base)
     stored = np.array(packets.pts, np.int64)
     places = np.array([key.packet for key in packets.keys], np.int64)
@@ -180,15 +186,20 @@ def _times(
     moved = shifts(stored, groups, second, jumps)
     pts = stored + moved
     distinct = len(np.unique(pts))
-    if distinct < DISTINCT * len(pts):
-        return {}
-    if mixed_up(pts) or (jumps and jumps_within(pts, second)) or _out_of_order(path, content, packets, stream):
+    if (
+        distinct < DISTINCT * len(pts)
+        or mixed_up(pts)
+        or (jumps and jumps_within(pts, second))
+        or _out_of_order(path, content, packets, stream)
+    ):
+        shown, failed = _decoded(path, content)
+        _check_decoded(path, failed, len(pts))
         _log.warning(
-            "%s: its times do not follow the order of its pictures; it is decoded from its start for each window, which "
-            "is slow: write it anew (python -m tadjax.data.prepare ... --reencode FOLDER)",
+            "%s: its times do not follow the order of its pictures; it is decoded from its start for each window, "
+            "which is slow: write it anew (python -m tadjax.data.prepare ... --reencode FOLDER)",
             path,
         )
-        pts = following(_decoded(path, content), second, jumps)
+        pts = following(shown, second, jumps)
         rate, constant_rate = frame_rate(pts, stream.time_base, nominal)
         return _fields(pts, stream.time_base, rate, constant_rate, timed=False)
     timed = distinct == len(pts)
@@ -217,6 +228,8 @@ def _keys(keys: list[Key], moved: np.ndarray, seek_bytes: bool) -> dict[str, np.
             joins.append((key.pts, key.place, shift))
         latest = shift
     columns = np.array(sorted(found), np.int64).reshape(-1, 4).T.copy()
+    if seek_bytes:  # a packet that does not begin a packet of its container has no place: from the last that has one
+        columns[1] = np.maximum.accumulate(columns[1])
     names = ("key_pts", "key_seek", "key_pos", "key_shift")
     return dict(zip(names, columns, strict=True)) | {"joins": np.array(joins, np.int64).reshape(-1, 3)}
 
@@ -251,36 +264,33 @@ def _nominal(stream: av.video.stream.VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-def _out_of_order(
-    path: str, content: bytes | None, packets: Packets, stream: av.video.stream.VideoStream
-) -> bool:
+def _out_of_order(path: str, content: bytes | None, packets: Packets, stream: av.video.stream.VideoStream) -> bool:
     """Whether times rise with the packets though frames are reordered: some programs write decoding times alone."""
     if not stream.codec_context.has_b_frames or np.any(np.diff(packets.pts[:TRIAL]) < 0):
         return False
-    times = [time for time in _decoded(path, content, TRIAL) if time is not None]
+    times = [time for time in _decoded(path, content, TRIAL)[0] if time is not None]
     return bool(np.any(np.diff(times) < 0))
 
 
-def _decoded(path: str, content: bytes | None, packets: int | None = None) -> list[int | None]:
-    """The times of all frames in the order in which they are decoded; of the first `packets` packets, where given."""
+def _decoded(path: str, content: bytes | None, packets: int | None = None) -> tuple[list[int | None], int]:
+    """The times of all frames in the order in which they are decoded, and how many packets fail; of the first `packets`
+    where that is given."""
     container, stream = open_video(path, content)
-    times = []
+    times, failed = [], 0
     with container:
         try:
-            for number, packet in enumerate(container.demux(stream)):
-                if packets is not None and number == packets:
-                    break
+            for packet in itertools.islice(container.demux(stream), packets):
                 try:
                     times += [frame.pts for frame in stream.codec_context.decode(packet)]
                 except av.error.FFmpegError:
-                    continue
+                    failed += 1
         except av.error.FFmpegError:
             pass  # the damaged rest of a file
-    return times
+    return times, failed
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """(degrees counter-clockwise, whether mirrored before that) that make a picture upright; the nearest of the eight."""
+    """(degrees counter-clockwise, whether mirrored before) that make a picture upright: the nearest of all eight."""
     data = frame.side_data.get(SideData.DISPLAYMATRIX)
     if data is None:
         return 0, False

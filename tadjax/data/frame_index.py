@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -52,9 +53,9 @@ class VideoInfo:
 class FrameIndex:
     """Presentation times of the frames of one video file, and the key frames where decoding can start.
 
-    Second 0 is the presentation of frame 0, whatever offset the container carries; `start` is that offset (timeline.py).
-    Where the file is made of parts, the packet of a frame carries another time than `pts` has; `joins` says from where
-    on how much is to be added to it.
+    Second 0 is the presentation of frame 0, whatever offset the container carries; `start` is that (timeline.py).
+    Where the file is made of parts, the packet of a frame carries another time than `pts` has; `joins` and `key_shift`
+    say from where on how much is to be added to it.
     """
 
     path: str
@@ -75,7 +76,9 @@ class FrameIndex:
     key_seek: np.ndarray  # int64 [key frames]: the time to seek to for each key frame (its decoding time if it has one)
     key_pos: np.ndarray  # int64 [key frames]: places in the file; 0 in a file that is in one part
     key_shift: np.ndarray  # int64 [key frames]: what their `pts` have more than the packets' times
-    joins: np.ndarray  # int64 [n, 3]: time and place of key frames that an edit list leaves out, and the shift from there
+    joins: (
+        np.ndarray
+    )  # int64 [n, 3]: time and place of key frames that an edit list leaves out, and the shift from there
     content: bytes | None = None  # the whole file, where it is in memory; `path` then is its name in messages
 
     def __len__(self) -> int:
@@ -105,10 +108,15 @@ class FrameIndex:
         return bool(np.any(self.key_shift) or len(self.joins))
 
     @cached_property
+    def key_places(self) -> list[tuple[int, int]]:
+        """What key frames are known by: the time that the packet carries, and `key_pos`."""
+        return list(zip((self.key_pts - self.key_shift).tolist(), self.key_pos.tolist(), strict=True))
+
+    @cached_property
     def key_numbers(self) -> dict[tuple[int, int], int]:
-        """The number of each key frame by its packet's time and place (0 in a file that is in one part)."""
-        places = zip((self.key_pts - self.key_shift).tolist(), self.key_pos.tolist(), strict=True)
-        return {place: number for number, place in enumerate(places)}
+        """The number of each key frame by its place, where no other has the same."""
+        counts = Counter(self.key_places)
+        return {place: number for number, place in enumerate(self.key_places) if counts[place] == 1}
 
     @cached_property
     def join_shifts(self) -> dict[tuple[int, int], int]:

@@ -54,7 +54,12 @@ def jumps_within(pts: np.ndarray, second: float) -> bool:
 
 
 def following(stored: list[int | None], second: float, jumps: bool) -> np.ndarray:
-    """Rising times, int64 [n], of frames in the order of display: a step where the stored time jumps or is missing."""
+    """Rising times, int64 [n], of frames in the order of display: a step where the stored time jumps or is missing.
+
+    Where all are there and merely stand beside each other's places, they are sorted.
+    """
+    if None not in stored and not mixed_up(np.array(stored)) and len(set(stored)) == len(stored):
+        return np.sort(np.array(stored, np.int64))
     known = np.array([time for time in stored if time is not None], np.int64)
     step, most = _step(known, second), _gap(known, second)
     steps = [0]

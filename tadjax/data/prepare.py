@@ -187,7 +187,11 @@ def prepare_custom(videos: Path, source: Path, output: Path, backbone: str) -> i
             if not isinstance(entry, dict):
                 raise DataError(f"{source}: video {name!r}: is {entry!r:.80}, not an object")
         infos, problems = _readable(files, names := list(database))
-        database = {name: {"subset": _subset(name), **database[name]} for name in database if name in infos}
+        database = {
+            name: {"subset": _subset(name), **_clock(infos[name]), **entry}
+            for name, entry in database.items()
+            if name in infos
+        }
     else:
         instances = read_instances(source)
         infos, problems = _readable(files, names := list(dict.fromkeys(instance.video for instance in instances)))
@@ -234,7 +238,7 @@ def _readable(files: dict[str, Path], names: Sequence[str]) -> tuple[dict[str, V
 
 def _database(instances: Sequence[Instance], infos: dict[str, VideoInfo]) -> dict:
     database = {
-        name: {"subset": "", "duration": info.duration, "frame": info.frames, "annotations": []}
+        name: {"subset": "", "duration": info.duration, "frame": info.frames, **_clock(info), "annotations": []}
         for name, info in infos.items()
     }
     for video, start, end, label in instances:
@@ -245,6 +249,11 @@ def _database(instances: Sequence[Instance], infos: dict[str, VideoInfo]) -> dic
     for number, name in enumerate(ordered):
         database[name]["subset"] = "validation" if number < held_out else "training"
     return database
+
+
+def _clock(info: VideoInfo) -> dict[str, float]:
+    """Of an entry: its seconds are those of a player (timeline.py)."""
+    return {"first_picture": info.start}
 
 
 def _draw(name: str) -> str:

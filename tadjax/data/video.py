@@ -5,10 +5,11 @@ last key frame shown before it, and stops when the packets of all wanted frames 
 refers to (most B-frames of H.264) are dropped before the decoder unless they are wanted, and libswscale
 touches wanted frames only: every fourth frame of 1280x720 costs about a quarter of what decord takes.
 
-A file whose container stores no presentation times (AVI with B-frames, elementary streams), some of them twice, or mixed
-up, is decoded from its start. In a file that is made of parts the packets' times are moved as the frame index says. What random access gives is bit for bit what decoding everything gives, also where the decoder
-notices damage; damage that it does not notice (seen with H.265, VP8, MJPEG, and lost packets of H.264) may show
-differently from one window to another.
+A file whose container stores no presentation times (AVI with B-frames, elementary streams), some of them twice, or
+mixed up, is decoded from its start. In a file that is made of parts, packets' times are moved as the frame index says.
+What random access gives is bit for bit what decoding everything gives, also where the decoder notices damage; damage
+that it does not notice (seen with H.265, VP8, MJPEG, and lost packets of H.264) may show differently from one window to
+another.
 """
 
 import os
@@ -243,7 +244,7 @@ class _Reader:
         self._is_disposable = disposable_test(self._decoder)
         self._packets = self._demux()
         self._key = -1  # number of the key frame that the last packet is; -1: it is none
-        self._passed = -1  # number of the last key frame that was demuxed
+        self._passed: int | None = -1  # number of the last key frame that was demuxed; None: not known
         self._shift = 0  # of the times of this part of the file
         self._at_start = True
 
@@ -295,7 +296,7 @@ class _Reader:
         if key < 0 and not self._at_start:
             self._reopen()
         if key >= 0:
-            if key != self._passed + 1:
+            if self._passed is None or key != self._passed + 1:
                 self._seek(int(self._index.key_seek[key]))
             packet = self._skip_to(key)
             if packet is None:  # the seek went too far: containers differ in what their indices mean
@@ -317,7 +318,7 @@ class _Reader:
         except av.error.FFmpegError:
             self._reopen()
         else:
-            self._packets = self._demux()
+            self._packets, self._passed = self._demux(), None
 
     def _skip_to(self, key: int) -> av.Packet | None:
         """The packet of a key frame, or None where a later one or the end comes first."""
@@ -346,9 +347,13 @@ class _Reader:
 
     def _note_key(self, packet: av.Packet) -> None:
         index = self._index
-        place = packet.pts, packet.pos if index.in_parts else 0
+        place = packet.pts, (packet.pos or 0) if index.in_parts else 0
         if packet.is_discard:
             self._shift = index.join_shifts.get(place, self._shift)
-        elif (number := index.key_numbers.get(place)) is not None:
+            return
+        # Places that several share are told apart by what came before.
+        follows = index.key_places[self._passed + 1 : self._passed + 2] if self._passed is not None else []
+        number = self._passed + 1 if follows == [place] else index.key_numbers.get(place)
+        if number is not None:
             self._key = self._passed = number
             self._shift = int(index.key_shift[number])
