@@ -4,9 +4,9 @@
 
 Frame n of a new file is the frame that the old one shows n / fps seconds after its first. Pictures are upright, never
 enlarged, and keep their shape to the nearest even number of pixels. Where the old file's pictures start late on a
-player's clock, the new one's do, too (but in a part of a file): annotations keep their meaning. The files are H.264 in MP4, without sound; every GOP_SECONDS
-begins a closed group of pictures, so decoding, and cutting, can start there (data/builders). One run at a time may
-write a folder; started again, it goes on with the files that are missing.
+player's clock, the new one's do, too (but in a part of a file): annotations keep their meaning. The files are H.264 in
+MP4, without sound; every GOP_SECONDS begins a closed group of pictures, so decoding, and cutting, can start there
+(data/builders). One run at a time may write a folder; started again, it goes on with the files that are missing.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float,
     x264 = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-pyramid=none:threads=1:mbtree=0"
     late = index.start if part == (0.0, math.inf) else 0.0
     # An edit list says when the pictures start, in ticks of the movie: of a millisecond if nothing else is said.
-    movie = {"movie_timescale": "90000"} if late else {}
+    movie = {"output_ts_offset": f"{late:f}", "movie_timescale": "90000"} if late else {}
     with av.open(os.fspath(path), "w", format="mp4", options=movie) as container:
         options = {"preset": "fast", "crf": str(encoding.crf), "x264-params": x264}
         stream = container.add_stream("libx264", rate=rate, options=options)
@@ -88,15 +88,8 @@ def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float,
                     setattr(stream.codec_context, name, getattr(picture, name))
             picture.pts, picture.time_base = number, 1 / rate
             picture.pict_type = PictureType.NONE  # what it was in the source must not make it a key frame
-            container.mux(_later(stream.encode(picture), late))
-        container.mux(_later(stream.encode(), late))
-
-
-def _later(packets: list[av.Packet], seconds: float) -> list[av.Packet]:
-    for packet in packets:
-        ticks = round(seconds / packet.time_base)
-        packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
-    return packets
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
 
 
 def _plan(index: FrameIndex, encoding: Encoding, start: float, end: float) -> tuple[Fraction, np.ndarray]:
