@@ -51,6 +51,7 @@ class Packets(NamedTuple):
     """Of a stream, in the order of the file."""
 
     pts: list[int | None]  # of all that are shown
+    dts: list[int | None]
     keys: list[Key]
     first: av.VideoFrame  # that decodes: the display matrix and the true picture size come with it
 
@@ -92,14 +93,16 @@ def examine(path: str, content: bytes | None = None) -> dict[str, Any]:
     container, stream = open_video(path, content)
     with container:
         packets = _scan(path, container, stream)
-        # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
-        guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
         jumps = bool(container.format.flags & Flags.ts_discont.value)
-        if guessed or None in packets.pts:
-            start, times = float((stream.start_time or 0) * stream.time_base), _counted(len(packets.pts), stream)
+        is_avi = "avi" in container.format.name
+        # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
+        if None in packets.pts or (is_avi and stream.codec_context.has_b_frames):
+            times = _counted(packets, stream, is_avi)
         else:
             times = _times(path, content, packets, stream, jumps)
-            start = float(int(times["pts"][0]) * times["time_base"])
+        start = float(int(times["pts"][0]) * times["time_base"])
+        if is_avi and len(packets.dts) > 1:  # FFmpeg takes what comes first to be decoded at 0 and shown after a delay
+            start = float(((packets.dts[1] or 1) - 1) * stream.time_base)
         own_zero = container.format.name.startswith(OWN_ZERO)
         origin = 0.0 if own_zero else (container.start_time or 0) / av.time_base
         rotation, mirrored = _orientation(packets.first)
@@ -118,7 +121,7 @@ def examine(path: str, content: bytes | None = None) -> dict[str, Any]:
 
 def _scan(path: str, container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Packets:
     """All packets. What decodes first of the file, and of each part after a step back of the clock, is decoded."""
-    pts, keys, first = [], [], None
+    pts, dts, keys, first = [], [], [], None
     highest, opening = None, 0  # opening: the number of the packet that begins a part of which none was decoded yet
     is_intra = intra_test(stream.codec_context)
     vp8 = stream.codec_context.name == "vp8"
@@ -129,7 +132,7 @@ def _scan(path: str, container: av.container.InputContainer, stream: av.video.st
             is_key = packet.size and packet.is_keyframe and packet.pts is not None and is_intra(packet)
             if is_key and shown and highest is not None and packet.pts < highest:
                 if first is None:  # what came before never decodes
-                    pts, keys = [], []
+                    pts, dts, keys = [], [], []
                 _check_part(path, opening, len(pts))
                 stream.codec_context.flush_buffers()
                 highest, opening = None, len(pts)
@@ -141,6 +144,7 @@ def _scan(path: str, container: av.container.InputContainer, stream: av.video.st
                 keys.append(Key(packet.pts, seek, packet.pos or 0, len(pts), bool(shown)))
             if shown:
                 pts.append(packet.pts)
+                dts.append(packet.dts)
                 if packet.pts is not None and (highest is None or packet.pts > highest):
                     highest = packet.pts
     except av.error.FFmpegError as error:
@@ -149,7 +153,7 @@ def _scan(path: str, container: av.container.InputContainer, stream: av.video.st
     if first is None:
         raise DataError(f"{path}: no frame of the video can be decoded")
     _check_part(path, opening, len(pts))
-    return Packets(pts, keys, first)
+    return Packets(pts, dts, keys, first)
 
 
 def _check_part(path: str, opening: int | None, packets: int) -> None:
@@ -254,9 +258,14 @@ def _fields(
     }
 
 
-def _counted(frames: int, stream: av.video.stream.VideoStream) -> dict[str, Any]:
-    """The fields of a file that stores no times."""
-    nominal = _nominal(stream)
+def _counted(packets: Packets, stream: av.video.stream.VideoStream, is_avi: bool) -> dict[str, Any]:
+    """The fields of a file that stores no times of presentation: its frames lie evenly, but for what AVI leaves out."""
+    nominal, frames = _nominal(stream), len(packets.pts)
+    if is_avi and frames > 1 and None not in packets.dts:
+        places = np.array([packets.dts[1] - 1, *packets.dts[1:]], np.int64)
+        if np.all(np.diff(places) > 0) and np.any(np.diff(places) > 1):
+            rate, constant_rate = frame_rate(places, stream.time_base, nominal)
+            return _fields(places, stream.time_base, rate, constant_rate, timed=False)
     return _fields(np.arange(frames), 1 / nominal, nominal, True, timed=False)
 
 
