@@ -6,13 +6,14 @@ recordings with interruptions, pieces and loops of an MP4's edit list. There eac
 does for a decoder, and something is added to its times.
 """
 
+import math
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
 
 GLITCH = 0.1  # seconds that a group may overlap what came before without being a new part; FFmpeg's own rule
 GAP = 10.0  # seconds without a picture that are a jump of the clock where clocks may jump (MPEG); FFmpeg's, too
+CLOCKS = 4  # of parts whose frames may still come
 DEPTH = 17  # places that a frame may be away from its packet: no codec holds more than 16 frames back
 
 
@@ -56,17 +57,23 @@ def jumps_within(pts: np.ndarray, second: float) -> bool:
 def following(stored: list[int | None], second: float, jumps: bool) -> np.ndarray:
     """Rising times, int64 [n], of frames in the order of display: a step where the stored time jumps or is missing.
 
-    Where all are there and merely stand beside each other's places, they are sorted.
+    Where all are there and merely stand beside each other's places, they are sorted. At a join the frames of two parts
+    may alternate, each with a clock of its own.
     """
     if None not in stored and not mixed_up(np.array(stored)) and len(set(stored)) == len(stored):
         return np.sort(np.array(stored, np.int64))
     known = np.array([time for time in stored if time is not None], np.int64)
-    step, most = _step(known, second), _gap(known, second)
-    steps = [0]
-    for before, after in pairwise(stored):
-        moved = step if before is None or after is None else after - before
-        steps.append(step if moved <= 0 or (jumps and moved > most) else moved)
-    return np.cumsum(np.array(steps[: len(stored)], np.int64)) + next((time for time in stored if time is not None), 0)
+    step, most = _step(known, second), _gap(known, second) if jumps else math.inf
+    times, clocks = [], []  # clocks: the latest time of each, in the order of use
+    for time in stored:
+        before = clocks[-1] if clocks else 0
+        if time is None:
+            time = before + step if clocks else 0
+        clock = max((clock for clock in clocks if 0 < time - clock <= most), default=None)
+        moved = time - before if clock == before else step
+        clocks = [*(other for other in clocks if other != clock), time][-CLOCKS:]
+        times.append(times[-1] + moved if times else time)
+    return np.array(times, np.int64)
 
 
 def _step(pts: np.ndarray, second: float) -> int:
