@@ -80,7 +80,7 @@ def turned(source, path, matrix: tuple[float, float, float, float]) -> str:
 
 def with_sound(path: Path, late: float, *, frames=90, sound_from=0.0, format=None, container=None, **options) -> str:
     """Pictures 0, 1, ... at 30 a second from second `late` on, and silence of five seconds from `sound_from` on."""
-    tick = Fraction(1, 30000)
+    tick = Fraction(1, 30 if path.suffix == ".avi" else 30000)  # AVI has a chunk a tick
     with av.open(str(path), "w", format=format, options=container or {}) as output:
         stream = output.add_stream("libx264", rate=30, options={"g": "30", "bf": "2", **options})
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
@@ -94,7 +94,7 @@ def with_sound(path: Path, late: float, *, frames=90, sound_from=0.0, format=Non
         output.mux(sound.encode(None))
         for number in range(frames):
             shown = av.VideoFrame.from_ndarray(picture(number, 160, 96), format="rgb24")
-            shown.pts, shown.time_base = round((late + number / 30) * 30000), tick
+            shown.pts, shown.time_base = round((late + number / 30) / tick), tick
             output.mux(stream.encode(shown))
         output.mux(stream.encode(None))
     return str(path)
