@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tadjax import config as configs
 from tadjax import ending
-from tadjax.data.annotations import parse_database, read_database
+from tadjax.data.annotations import Video, parse_database, read_database
 from tadjax.data.extensions import SOME
 from tadjax.data.records import sampling_of
 from tadjax.data.stream import WindowFrames, decoding_threads, one_batch_ahead, stream_windows
@@ -85,9 +85,9 @@ class Prediction:
 
     path: pathlib.Path
     name: str  # of the video: the file's, without folder and extension
-    duration: float  # seconds
+    duration: float  # seconds from 0 of a player's clock, on which all seconds are, to the end of the last picture
     fps: float
-    start: float  # of the first frame on the container's clock, which browsers show; seconds count from that frame
+    start: float  # second at which the first picture is shown: not 0 where the sound begins earlier
     detections: Detections
     classes: tuple[str, ...]
     substituted: int  # times that a frame could not be decoded and a neighbour stood in (windows overlap)
@@ -118,7 +118,7 @@ class Prediction:
             write_whole(folder / "detections.vtt", to_vtt(found, classes))
             for kind in ("png", "svg"):
                 draw_timeline(self.name, self.duration, truth, found, classes, folder / f"timeline.{kind}")
-            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes, self.start)
+            write_page(folder / "report.html", self.path, self.duration, self.fps, truth, found, classes)
         except OSError as error:
             kind = DiskError if error.errno in ending.FULL else DataError
             raise kind(f"{folder}: the predictions cannot be written ({error.strerror or error})") from error
@@ -168,16 +168,15 @@ class Predictor:
             max_missing=self._config.data.max_missing,
             threads=decoding_threads(self._config.data.workers),
         )
-        with _bar(path.name, info.duration, progress) as advance:
+        duration = info.start + info.duration
+        with _bar(path.name, duration, progress) as advance:
             for batch, candidates in one_batch_ahead(stream, self._batch_size, self._start):
                 parts += self._collect(batch, candidates, path)
                 substituted += sum(window.substituted for window in batch)
                 advance(batch)
         found = merge_windows(parts, self._settings) if self._sliding else Detections.concatenate(parts)
         found = wanted(found, self.classes)
-        return Prediction(
-            path, video_name(path), info.duration, info.fps, index.start, found, self.classes, substituted
-        )
+        return Prediction(path, video_name(path), duration, info.fps, info.start, found, self.classes, substituted)
 
     @property
     def _sliding(self) -> bool:
@@ -246,7 +245,7 @@ def predict_files(
         try:
             found = predictor.predict(path, **dataclasses.asdict(wanted))
             found = dataclasses.replace(found, name=name)
-            folder = found.save(root / name, truths.get(path))
+            folder = found.save(root / name, on_clock(truths.get(path), found.start))
         except DiskError:  # the next video's would not be written either
             raise
         except TadjaxError as error:
@@ -308,14 +307,14 @@ def folder_names(paths: Sequence[pathlib.Path]) -> list[str]:
 
 def truths_of(
     paths: Sequence[pathlib.Path], file: str, classes: Sequence[str], config: Any
-) -> dict[pathlib.Path, Instances]:
+) -> dict[pathlib.Path, Video]:
     """The ground truth of video files, of those that an annotation file has: found as in training, by name.
 
     A file that two names could mean, or a name that could mean two of the files, has none; stderr says so.
     """
     root = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
     finder = Finder({path.relative_to(root).as_posix(): path for path in paths}, root)
-    found: dict[pathlib.Path, list[tuple[str, Instances]]] = {}
+    found: dict[pathlib.Path, list[tuple[str, Video]]] = {}
     for name, truth in read_truths(file, classes, config).items():
         folder, _, last = name.rpartition("/")
         prefixed = f"{folder}/{config.data.prefix}{last}" if folder else config.data.prefix + last
@@ -331,7 +330,7 @@ def truths_of(
     return {path: truths[0][1] for path, truths in found.items() if len(truths) == 1}
 
 
-def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Instances]:
+def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Video]:
     """The ground truth of all videos of an annotation file, by name, labels in the order of the model's classes."""
     database = read_database(path)
     subsets = sorted({entry["subset"] for entry in database.values() if isinstance(entry, dict) and "subset" in entry})
@@ -340,6 +339,13 @@ def read_truths(path: str, classes: Sequence[str], config: Any) -> dict[str, Ins
     if config.data.class_agnostic:
         videos = [dataclasses.replace(video, labels=np.zeros_like(video.labels)) for video in videos]
     return {video.name: video for video in videos}
+
+
+def on_clock(truth: Video | None, start: float) -> Video | None:
+    """Ground truth on the clock of a file whose first picture is shown at second `start`."""
+    if truth is None or truth.start is not None:
+        return truth
+    return dataclasses.replace(truth, segments=truth.segments + start)
 
 
 def summary(found: Prediction, folder: pathlib.Path) -> str:

@@ -27,7 +27,9 @@ from tadjax.runs import check_workdir, load_run, write_classes
 from tadjax.train import initial_state
 from tadjax.training.optimizer import make_optimizer
 from tests.conftest import CLASSES, make_small_config
+from tests.data.odd_files import with_sound
 from tests.golden import check_videos
+from tests.report.test_page import data_of
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +241,35 @@ def test_the_command_line_tells_by_its_exit_status(workdir, folder):
         2,
         "error: the model knows no label 'jump'; its classes are left, right, still",
     )
+
+
+def test_all_that_is_written_of_a_late_video_is_on_the_players_clock(model, workdir, tmp_path):
+    """The pictures begin at 2 s, after the sound: JSON, CSV, SRT, VTT and the page say what a player does."""
+    early = model.predict(with_sound(tmp_path / "early.mp4", 0.0, frames=140), top_k=5)
+    late = model.predict(with_sound(tmp_path / "late.mp4", 2.0, frames=140), top_k=5)
+    assert (late.start, late.duration) == (2.0, pytest.approx(140 / 30 + 2))
+    np.testing.assert_allclose(late.detections.segments, early.detections.segments + 2, atol=1e-3)
+    folder = late.save(tmp_path / "out")
+    found = late.detections.segments
+    np.testing.assert_allclose(read_results(folder / "detections.json").videos["late"].segments, found, atol=1e-3)
+    rows = list(csv.DictReader((folder / "detections.csv").read_text().splitlines()))
+    np.testing.assert_allclose([[float(row["start"]), float(row["end"])] for row in rows], found, atol=1e-3)
+    for name, mark in (("detections.srt", ","), ("detections.vtt", ".")):
+        cues = re.findall(r"00:00:(\d\d).(\d{3}) -->", (folder / name).read_text())
+        assert sorted(float(f"{a}.{b}") for a, b in cues) == pytest.approx(sorted(found[:, 0]), abs=1e-3), mark
+    data = data_of((folder / "report.html").read_text())
+    np.testing.assert_allclose([row[:2] for row in data["detections"]], found, atol=1e-3)
+    assert data["duration"] == late.duration
+    for first_picture, moved in ((None, 2.0), (2.0, 0.0)):  # a publisher's annotations count from the first picture
+        entry = {"subset": "test", "duration": 140 / 30, "fps": 30}
+        entry |= {} if first_picture is None else {"first_picture": first_picture}
+        entry |= {"annotations": [{"segment": [2.5, 4.0], "label": "left"}]}
+        (tmp_path / "truth.json").write_text(json.dumps({"database": {"late": entry}}))
+        given = {"output": str(tmp_path / "again"), "ground_truth": str(tmp_path / "truth.json")}
+        config = configs.load(workdir / "config.json")
+        assert predict_files(config, workdir, [str(tmp_path / "late.mp4")], **given) == []
+        data = data_of((tmp_path / "again" / "late" / "report.html").read_text())
+        assert data["truth"] == [[2.5 + moved, 4.0 + moved, CLASSES.index("left")]]
 
 
 def test_the_package_is_light():

@@ -3,6 +3,8 @@
     {"database": {video: {"subset": ..., "duration": seconds, "frame" and/or "fps": ...,
                           "annotations": [{"segment": [start s, end s], "label": ...}, ...]}}}
 
+"first_picture" is our own: the second of a player's clock at which the first picture is shown (timeline.py).
+
 What cannot be read raises one DataError. What can be read but looks wrong becomes one `Defect`: counted, named by file,
 video and index, with what was done about it. Segments are never altered: sampling cuts them to its windows.
 """
@@ -52,7 +54,7 @@ class Defect:
 REVERSED = "ends before it starts: dropped"
 EMPTY = "ends where it starts: kept, but no feature step lies inside it"
 OUTSIDE = "lies outside the video: dropped"
-NEGATIVE_START = "starts before 0 s: kept, windows cut it"
+NEGATIVE_START = "starts before the first picture: kept, windows cut it"
 PAST_END = "ends after the video: kept, windows cut it"
 DUPLICATE = "repeats an earlier annotation: dropped"
 UNLABELLED = "no annotations: not used in training"
@@ -71,6 +73,12 @@ class Video:
     fps: float  # frames / duration, or as annotated; 0 if the file says neither
     segments: np.ndarray  # float64 [n, 2], seconds, in the order of the file
     labels: np.ndarray  # int32 [n], indices into the classes
+    start: float | None = None  # "first_picture"; None: not said, seconds count from the first picture
+
+    @property
+    def end(self) -> float:
+        """The second at which the video ends."""
+        return (self.start or 0.0) + self.duration
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,8 @@ def _parse_video(
     if frames != int(frames):
         raise DataError(f'{where}: "frame" is {frames}; it is the number of frames, a whole number')
     fps = _positive(entry, "fps", where) if "fps" in entry else 0.0
+    start = _seconds(entry, "first_picture", where) if "first_picture" in entry else None
+    first, last = start or 0.0, (start or 0.0) + duration
     defects = []
     if frames:
         counted = frames / duration
@@ -240,7 +250,7 @@ def _parse_video(
     segments: list[tuple[float, float]] = []
     labels: list[int] = []
     seen = set()
-    for index, (start, end), text in _parse_segments(file, name, entry):
+    for index, (begin, end), text in _parse_segments(file, name, entry):
         if text not in label_of:
             close = difflib.get_close_matches(text, label_of, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -248,12 +258,12 @@ def _parse_video(
                 f"{where}, annotation {index}: label {text!r} is not among the {len(label_of)} classes{hint}"
             )
         label = label_of[text]
-        kind = DUPLICATE if (start, end, label) in seen else _defect_of(start, end, duration)
-        seen.add((start, end, label))
+        kind = DUPLICATE if (begin, end, label) in seen else _defect_of(begin - first, end - first, duration)
+        seen.add((begin, end, label))
         if kind:
-            defects.append(Defect(file, name, index, kind, f"{start:g} s to {end:g} s of {duration:g} s, {text!r}"))
+            defects.append(Defect(file, name, index, kind, f"{begin:g} s to {end:g} s of {last:g} s, {text!r}"))
         if kind not in (REVERSED, OUTSIDE, DUPLICATE):
-            segments.append((start, end))
+            segments.append((begin, end))
             labels.append(label)
     if not entry.get("annotations"):
         defects.append(Defect(file, name, None, UNLABELLED, f"subset {entry['subset']!r}"))
@@ -265,6 +275,7 @@ def _parse_video(
         fps=fps,
         segments=np.array(segments, np.float64).reshape(-1, 2),
         labels=np.array(labels, np.int32),
+        start=start,
     )
     return video, defects
 
@@ -326,6 +337,12 @@ def _positive(entry: Mapping[str, Any], key: str, where: str) -> float:
         raise DataError(f'{where}: "{key}" is missing')
     if not _is_number(entry[key]) or entry[key] < SMALLEST:
         raise DataError(f'{where}: "{key}" is {entry[key]!r:.80}, not a positive number')
+    return float(entry[key])
+
+
+def _seconds(entry: Mapping[str, Any], key: str, where: str) -> float:
+    if not _is_number(entry[key]) or entry[key] < 0:
+        raise DataError(f'{where}: "{key}" is {entry[key]!r:.80}, not a number of seconds')
     return float(entry[key])
 
 

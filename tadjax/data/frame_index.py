@@ -1,40 +1,35 @@
 """Which frames a video file has, and when each one is shown.
 
-A frame is counted from 0 in display order. Container headers cannot be trusted to say how many there are or when they
-are shown (Matroska stores no count, a truncated file keeps the header of the whole one, and MP4 decoding times may be
-regular where presentation times are not), so the packets' presentation times are read once by demuxing the file
-without decoding it: about 8 microseconds a packet and one pass over the file's bytes. The result is kept in memory for
-the latest files and, where a cache directory is given, on disk for all processes.
+A frame is counted from 0 in the order in which decoding the whole file gives them. Container headers cannot be trusted
+to say how many there are or when they are shown (Matroska stores no count, a truncated file keeps the header of the
+whole one, and MP4 decoding times may be regular where presentation times are not), so the packets' presentation times
+are read once by demuxing the file without decoding it: about 8 microseconds a packet and one pass over the file's
+bytes. The times of files that are made of parts are put behind each other (frame_times.py); where times say nothing of
+the order, the file is decoded once to see it. The result is kept in memory for the latest files and, where a cache
+directory is given, on disk for all processes.
 """
 
 import contextlib
 import hashlib
-import io
+import json
 import logging
 import os
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from numbers import Rational
 from pathlib import Path
 
-import av
 import numpy as np
-from av.stream import Discard, Disposition
 
-from tadjax.data.nal_units import intra_test
+from tadjax.data.demux import examine
 from tadjax.errors import DataError
 
-# Only containers of video. FFmpeg would also open play lists, which name further files to open, and pictures.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,mxf,nut,rm,dv"
-CACHE_VERSION = 2
-# A title that is not UTF-8 must not keep a video out: PyAV 18 has to be told so, 19 reads any and knows no such word.
-ANY_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-DISTINCT = 0.9  # share of the frames with a time of their own, below which stored times mean nothing
+CACHE_VERSION = 3
 _log = logging.getLogger(__name__)
-_ARRAYS = ("pts", "key_pts", "key_seek")
-_NUMBERS = ("stream", "width", "height", "rotation", "timed", "constant_rate")
+_ARRAYS = ("pts", "key_pts", "key_seek", "key_pos", "key_shift", "joins")
+_PLAIN = ("codec", "stream", "width", "height", "rotation", "mirrored", "start", "constant_rate", "timed", "seek_bytes")
 _FRACTIONS = ("time_base", "rate")
 
 
@@ -50,14 +45,17 @@ class VideoInfo:
     rotation: int  # degrees counter-clockwise that turn a decoded picture into the displayed one: 0, 90, 180, 270
     constant_rate: bool  # every frame within one tick of the stream's clock of `index / fps`
     codec: str
+    mirrored: bool = False  # left and right are exchanged before the picture is turned
+    start: float = 0.0  # second of a player's clock at which frame 0 is shown: not 0 where the sound begins earlier
 
 
 @dataclass(frozen=True, eq=False)
 class FrameIndex:
     """Presentation times of the frames of one video file, and the key frames where decoding can start.
 
-    Second 0 is the presentation of frame 0, whatever offset the container carries; `start` is that offset, on browsers'
-    clock.
+    Second 0 is the presentation of frame 0, whatever offset the container carries; `start` is that (timeline.py).
+    Where the file is made of parts, the packet of a frame carries another time than `pts` has; `joins` and `key_shift`
+    say from where on how much is to be added to it.
     """
 
     path: str
@@ -65,14 +63,22 @@ class FrameIndex:
     stream: int  # number of the stream in its container
     width: int  # as displayed
     height: int
-    rotation: int
+    rotation: int  # as in `VideoInfo`
+    mirrored: bool
+    start: float
     time_base: Fraction  # seconds a tick of `pts`
     rate: Fraction  # frames a second; for variable frame rate the mean
     constant_rate: bool
-    timed: bool  # False: times are not stored (AVI with B-frames; pts are then 0, 1, 2, ...), or some of them twice
-    pts: np.ndarray  # int64 [frames], ascending: display order
-    key_pts: np.ndarray  # int64 [key frames], ascending
+    timed: bool  # False: frames cannot be told by times that are not stored (AVI with B-frames), doubled or mixed up
+    seek_bytes: bool  # whether `key_seek` are places in the file; else times
+    pts: np.ndarray  # int64 [frames], ascending: display order; 0, 1, 2, ... where no times are stored
+    key_pts: np.ndarray  # int64 [key frames], ascending; without those that an edit list leaves out
     key_seek: np.ndarray  # int64 [key frames]: the time to seek to for each key frame (its decoding time if it has one)
+    key_pos: np.ndarray  # int64 [key frames]: places in the file; 0 in a file that is in one part
+    key_shift: np.ndarray  # int64 [key frames]: what their `pts` have more than the packets' times
+    joins: (
+        np.ndarray
+    )  # int64 [n, 3]: time and place of key frames that an edit list leaves out, and the shift from there
     content: bytes | None = None  # the whole file, where it is in memory; `path` then is its name in messages
 
     def __len__(self) -> int:
@@ -89,12 +95,33 @@ class FrameIndex:
             rotation=self.rotation,
             constant_rate=self.constant_rate,
             codec=self.codec,
+            mirrored=self.mirrored,
+            start=self.start,
         )
 
-    @property
-    def start(self) -> float:
-        """Seconds on the container's clock at which frame 0 is presented: not 0 where a file was cut out of another."""
-        return max(0.0, float(self.pts[0] * self.time_base))
+    def upright(self, pixels: np.ndarray) -> np.ndarray:
+        """A view of a picture (or a plane of one) as stored, [height, width, ...], that is as a player shows it."""
+        return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.rotation // 90)
+
+    @cached_property
+    def in_parts(self) -> bool:
+        return bool(np.any(self.key_shift) or len(self.joins))
+
+    @cached_property
+    def key_places(self) -> list[tuple[int, int]]:
+        """What key frames are known by: the time that the packet carries, and `key_pos`."""
+        return list(zip((self.key_pts - self.key_shift).tolist(), self.key_pos.tolist(), strict=True))
+
+    @cached_property
+    def key_numbers(self) -> dict[tuple[int, int], int]:
+        """The number of each key frame by its place, where no other has the same."""
+        counts = Counter(self.key_places)
+        return {place: number for number, place in enumerate(self.key_places) if counts[place] == 1}
+
+    @cached_property
+    def join_shifts(self) -> dict[tuple[int, int], int]:
+        """`joins` by time and place."""
+        return {(time, place): shift for time, place, shift in self.joins.tolist()}
 
     @cached_property
     def stamps(self) -> np.ndarray:
@@ -159,38 +186,6 @@ def times(path: str | os.PathLike) -> np.ndarray:
     return frame_index(path).times
 
 
-def open_video(
-    path: str, content: bytes | None = None
-) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    """Opens a file (or its `content`) and picks the video stream that `ffmpeg` would. One decoding thread.
-
-    Raises DataError where there is no video stream or no decoder for it. The caller closes the container.
-    """
-    try:
-        options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-        source = path if content is None else io.BytesIO(content)
-        container = av.open(source, options=options, **ANY_METADATA)
-    except (av.error.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: not a video file that FFmpeg can open ({error.strerror})") from error
-    # Cover pictures of sound files are streams of video, too.
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and s.codec_context]
-    if not streams:
-        container.close()
-        raise DataError(f"{path}: the file has no video stream that can be decoded")
-    stream = max(streams, key=_preference)
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = Discard.all
-    # Threads inside a decoder cost more CPU than they save; the loader runs many processes instead.
-    stream.codec_context.thread_count = 1
-    return container, stream
-
-
-def _preference(stream: av.video.stream.VideoStream) -> int:
-    """The largest picture, but rather the stream marked as default: `ffmpeg`'s automatic stream selection."""
-    return stream.width * stream.height + 5_000_000 * bool(stream.disposition & Disposition.default)
-
-
 @lru_cache(maxsize=256)
 def _frame_index(path: str, size: int, mtime_ns: int, cache_dir: str | None) -> FrameIndex:
     if cache_dir is None:
@@ -205,123 +200,21 @@ def _frame_index(path: str, size: int, mtime_ns: int, cache_dir: str | None) -> 
 
 
 def _demux(path: str, content: bytes | None = None) -> FrameIndex:
-    container, stream = open_video(path, content)
-    with container:
-        codec, number = stream.codec_context.name, stream.index  # of a closed container PyAV 19 tells neither
-        pts, keys, first = _scan(path, container, stream)
-        rotation = round(first.rotation / 90) * 90 % 360
-        nominal = _fraction(stream.average_rate or stream.guessed_rate or Fraction(25))
-        # AVI stores no presentation times: FFmpeg guesses them from the decoding order, wrongly where B-frames are.
-        guessed = "avi" in container.format.name and stream.codec_context.has_b_frames
-        stored = not (guessed or None in pts) and len(set(pts)) >= DISTINCT * len(pts)
-        timed = stored and len(set(pts)) == len(pts)
-        if stored:
-            pts = np.sort(np.array(pts, np.int64))
-            pts = pts[pts >= first.pts]  # what a cut stream starts with never decodes: its references are missing
-            pts, parts = _apart(pts)
-            time_base = _fraction(stream.time_base) / parts
-            rate, constant_rate = _rate(pts, time_base, nominal)
-        else:
-            pts = np.arange(len(pts))
-            time_base, rate, constant_rate = 1 / nominal, nominal, True
-        keys = np.array(sorted(keys) if timed else [], np.int64).reshape(-1, 2)
-    width, height = (first.width, first.height) if rotation % 180 == 0 else (first.height, first.width)
-    arrays = (pts, *keys.T.copy())
-    for array in arrays:
-        array.setflags(write=False)  # all callers share the cached index
-    return FrameIndex(
-        path=path,
-        codec=codec,
-        stream=number,
-        width=width,
-        height=height,
-        rotation=rotation,
-        time_base=time_base,
-        rate=rate,
-        constant_rate=constant_rate,
-        timed=timed,
-        **dict(zip(_ARRAYS, arrays, strict=True)),
-        content=content,
-    )
-
-
-def _fraction(number: Rational) -> Fraction:
-    """A rate or clock as PyAV gives it: since 19 in a class of its own, which rounds to 32 bits and lacks methods."""
-    return Fraction(number.numerator, number.denominator)
-
-
-def _scan(
-    path: str, container: av.container.InputContainer, stream: av.video.stream.VideoStream
-) -> tuple[list[int | None], list[tuple[int, int]], av.VideoFrame]:
-    """One pass over the packets, in decoding order.
-
-    Returns the presentation times of all that are shown, (presentation time, time to seek to) of the key frames, and
-    the first frame that decodes: the display matrix and the true picture size come with it. No other is decoded.
-    """
-    pts, keys, first = [], [], None
-    is_intra = intra_test(stream.codec_context)
-    vp8 = stream.codec_context.name == "vp8"
-    try:
-        for packet in container.demux(stream):
-            if first is None:
-                first = _try_decode(stream.codec_context, packet)
-            if packet.size == 0:
-                continue  # the end of the stream
-            if packet.is_keyframe and packet.pts is not None and is_intra(packet):
-                keys.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
-            # Never shown: what an edit list cuts off, and VP8's alternative references (RFC 6386, section 9.1).
-            if not (packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)):
-                pts.append(packet.pts)
-    except av.error.FFmpegError as error:
-        # The damaged rest of a file; what lies before it counts.
-        _log.warning("%s: reading stops after %d frames (%s)", path, len(pts), error.strerror)
-    if first is None:
-        raise DataError(f"{path}: no frame of the video can be decoded")
-    return pts, keys, first
-
-
-def _try_decode(decoder: av.VideoCodecContext, packet: av.Packet) -> av.VideoFrame | None:
-    try:
-        frames = decoder.decode(packet)
-    except av.error.FFmpegError:
-        return None
-    return frames[0] if frames else None
-
-
-def _apart(pts: np.ndarray) -> tuple[np.ndarray, int]:
-    """(rising times, in how many parts of a tick): frames stored with one time are spread up to the next time."""
-    times, first, counts = np.unique(pts, return_index=True, return_counts=True)
-    if len(times) == len(pts):
-        return pts, 1
-    after = times[-1] + np.median(np.diff(times)).astype(int)
-    places = np.interp(np.arange(len(pts)), np.append(first, len(pts)), np.append(times, after))
-    return np.round(places * counts.max()).astype(np.int64), int(counts.max())
-
-
-def _rate(pts: np.ndarray, time_base: Fraction, nominal: Fraction) -> tuple[Fraction, bool]:
-    """Frames a second, and whether that rate is constant: every frame within a tick (rounding) of a uniform grid."""
-    n = len(pts)
-    if n == 1:
-        return nominal, True
-    elapsed = int(pts[-1] - pts[0])
-    for rate in (nominal, Fraction(n - 1, elapsed) / time_base):
-        uniform = np.arange(n) * float(1 / (rate * time_base))
-        if np.abs(pts - pts[0] - uniform).max() <= 1.001:
-            return rate, True
-    last = int(np.median(np.diff(pts)))  # how long the last frame stays is stored in no container
-    return Fraction(n) / ((elapsed + last) * time_base), False
+    fields = examine(path, content)
+    for name in _ARRAYS:
+        fields[name].setflags(write=False)  # all callers share the cached index
+    return FrameIndex(path=path, content=content, **fields)
 
 
 def _save(file: Path, index: FrameIndex) -> None:
     """Atomic, so that processes that index the same file at once never read half of it."""
-    numbers = np.array([int(getattr(index, name)) for name in _NUMBERS], np.int64)
-    fractions = np.array([getattr(index, name).as_integer_ratio() for name in _FRACTIONS], np.int64)
-    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    about = {name: getattr(index, name) for name in _PLAIN}
+    about |= {name: str(getattr(index, name)) for name in _FRACTIONS}
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as stored:
-            np.savez(stored, codec=np.array(index.codec), numbers=numbers, fractions=fractions, **arrays)
+            np.savez(stored, about=np.array(json.dumps(about)), **{name: getattr(index, name) for name in _ARRAYS})
         os.replace(part, file)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -333,14 +226,13 @@ def _load(file: Path, path: str) -> FrameIndex | None:
     """The cached index, or None where there is none or it is damaged (then it is made anew)."""
     try:
         with np.load(file, allow_pickle=False) as stored:
-            numbers = dict(zip(_NUMBERS, stored["numbers"].tolist(), strict=True))
-            fractions = {k: Fraction(*v) for k, v in zip(_FRACTIONS, stored["fractions"].tolist(), strict=True)}
+            about = json.loads(stored["about"].item())
             arrays = {name: stored[name] for name in _ARRAYS}
-            codec = stored["codec"].item()
+        fractions = {name: Fraction(about[name]) for name in _FRACTIONS}
+        plain = {name: about[name] for name in _PLAIN}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         _log.warning("%s: damaged frame index, making it anew (%s)", file, error)
         return None
-    flags = {name: bool(numbers.pop(name)) for name in ("timed", "constant_rate")}
-    return FrameIndex(path=path, codec=codec, **numbers, **flags, **fractions, **arrays)
+    return FrameIndex(path=path, **plain, **fractions, **arrays)

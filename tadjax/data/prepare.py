@@ -209,7 +209,9 @@ def prepare_custom(
         videos = reencoded
     infos, problems = _readable(found)
     if found.whole:
-        database = {name: {"subset": _subset(name), **found.entries[name]} for name in infos}
+        database = {
+            name: {"subset": _subset(name), **_clock(info), **found.entries[name]} for name, info in infos.items()
+        }
     else:
         database = _database(found, infos)
     if not database:
@@ -265,7 +267,7 @@ def _readable(found: Annotated) -> tuple[dict[str, VideoInfo], Findings]:
 def _database(found: Annotated, infos: dict[str, VideoInfo]) -> dict:
     _refuse_frames(found, infos)
     database = {
-        name: {"subset": "", "duration": info.duration, "frame": info.frames, **found.entries[name]}
+        name: {"subset": "", "duration": info.duration, "frame": info.frames, **_clock(info), **found.entries[name]}
         for name, info in infos.items()
     }
     ordered = sorted(database, key=_draw)  # the same on every machine, and not the order of recording
@@ -290,6 +292,11 @@ def _refuse_frames(found: Annotated, infos: dict[str, VideoInfo]) -> None:
                 )
     if beyond is not None:
         raise DataError(f"{beyond} are frame numbers, it seems; give seconds: frame / frame rate")
+
+
+def _clock(info: VideoInfo) -> dict[str, float]:
+    """Of an entry: its seconds are those of a player (timeline.py)."""
+    return {"first_picture": info.start}
 
 
 def _draw(name: str) -> str:

@@ -110,7 +110,7 @@ def instance_lengths(videos: Sequence[Video]) -> np.ndarray:
 
 def _lengths_inside(video: Video) -> np.ndarray:
     """What of each instance lies inside its video, seconds, float64 [n]."""
-    return np.diff(np.clip(video.segments, 0, video.duration), axis=1)[:, 0]
+    return np.diff(np.clip(video.segments, video.start or 0.0, video.end), axis=1)[:, 0]
 
 
 def _spread(what: str, seconds: np.ndarray) -> str:

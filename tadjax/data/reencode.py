@@ -2,10 +2,11 @@
 
     python -m tadjax.data.prepare thumos --reencode data/thumos14/videos_256
 
-Frame n of a new file is the frame that the old one shows at second n / fps. Pictures are upright, never enlarged, and
-keep their shape to the nearest even number of pixels. The files are H.264 in MP4, without sound; every GOP_SECONDS
-begins a closed group of pictures, so decoding, and cutting, can start there (data/builders). One run at a time may
-write a folder; started again, it goes on with the files that are missing.
+Frame n of a new file is the frame that the old one shows n / fps seconds after its first. Pictures are upright, never
+enlarged, and keep their shape to the nearest even number of pixels. Where the old file's pictures start late on a
+player's clock, the new one's do, too (but in a part of a file): annotations keep their meaning. The files are H.264 in
+MP4, without sound; every GOP_SECONDS begins a closed group of pictures, so decoding, and cutting, can start there
+(data/builders). One run at a time may write a folder; started again, it goes on with the files that are missing.
 """
 
 import argparse
@@ -52,7 +53,8 @@ def reencode(
     start: float = 0.0,
     end: float = math.inf,
 ) -> None:
-    """Writes one video, or its part from second `start` to second `end`; the target appears only when it is whole.
+    """Writes one video, or its part from `start` to `end`, seconds from its first picture; the target appears only when
+    it is whole.
 
     Raises DataError for a source that cannot be read or of which more than MAX_MISSING is damaged.
     """
@@ -75,7 +77,10 @@ def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float,
     # The same bytes every time: x264's output depends on the number of threads and, of small pictures, its macroblock
     # tree on what memory held before. B-frames that nothing refers to: decoding may skip them.
     x264 = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:b-pyramid=none:threads=1:mbtree=0"
-    with av.open(os.fspath(path), "w", format="mp4") as container:
+    late = index.start if part == (0.0, math.inf) else 0.0
+    # An edit list says when the pictures start, in ticks of the movie: of a millisecond if nothing else is said.
+    movie = {"output_ts_offset": f"{late:f}", "movie_timescale": "90000"} if late else {}
+    with av.open(os.fspath(path), "w", format="mp4", options=movie) as container:
         options = {"preset": "fast", "crf": str(encoding.crf), "x264-params": x264}
         stream = container.add_stream("libx264", rate=rate, options=options)
         for number, picture in enumerate(_pictures(index, shown, encoding.short_side)):
@@ -106,7 +111,7 @@ def _pictures(index: FrameIndex, shown: np.ndarray, short_side: int) -> Iterator
     """One picture for every entry of `shown`; where a frame is missing, the one before, else the one after."""
     scale = min(1.0, short_side / min(index.width, index.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (index.width, index.height))
-    stored = (width, height) if index.rotation % 180 == 0 else (height, width)
+    stored = (width, height)[:: -1 if index.rotation % 180 else 1]
     reformatter, last, given, stand_ins = VideoReformatter(), None, 0, 0
     for number, frame in decode_range(index, int(shown[0]), int(shown[-1])):
         before, upto = np.searchsorted(shown, (number, number + 1))
@@ -115,7 +120,7 @@ def _pictures(index: FrameIndex, shown: np.ndarray, short_side: int) -> Iterator
         # The old JPEG formats' full range stays; everything else becomes what decoders are fastest at.
         pixels = "yuvj420p" if frame.format.name.startswith("yuvj") else "yuv420p"
         scaled = reformatter.reformat(frame, *stored, pixels, interpolation=Interpolation.AREA, threads=1)
-        picture = _upright(scaled, index.rotation)
+        picture = _upright(scaled, index)
         stand_ins += before - given
         yield from itertools.repeat(last or picture, before - given)
         yield from itertools.repeat(picture, upto - before)
@@ -128,15 +133,15 @@ def _pictures(index: FrameIndex, shown: np.ndarray, short_side: int) -> Iterator
     yield from itertools.repeat(last, len(shown) - given)
 
 
-def _upright(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """Turned counter-clockwise by `rotation` degrees, each plane by itself."""
-    if rotation == 0:
+def _upright(picture: av.VideoFrame, index: FrameIndex) -> av.VideoFrame:
+    """As a player shows it, each plane by itself."""
+    if index.rotation == 0 and not index.mirrored:
         return picture
     planes = []
     for plane in picture.planes:
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-        planes.append(np.rot90(rows, rotation // 90).ravel())
-    width = picture.width if rotation % 180 == 0 else picture.height
+        planes.append(index.upright(rows).ravel())
+    width = picture.height if index.rotation % 180 else picture.width
     turned = av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(-1, width), picture.format.name)
     for name in COLOURS:
         setattr(turned, name, getattr(picture, name))

@@ -150,18 +150,20 @@ def ground_truth(sampling: Sampling, timeline: Timeline, video: Video) -> Ground
     """A video's annotations in the units in which windows are cut: filtered, and without repetitions."""
     segments, labels = video.segments, video.labels
     start, end = segments.T
+    # Seconds from the first picture; decimals, whose difference must not fall short of a whole frame.
+    from_first = np.round(segments - timeline.start, 6) if timeline.start else segments
     if sampling.method == "resize":
         keep = (end - start) / video.duration > sampling.min_length
     elif sampling.whole_frames and timeline.frame_times is None:
         if timeline.declared_fps is None:  # not seconds * fps: rounding differs, and so would whole frames
-            segments = np.trunc(segments / timeline.duration * timeline.frames)
+            segments = np.trunc(from_first / timeline.duration * timeline.frames)
         else:
-            segments = np.trunc(segments * timeline.declared_fps)
+            segments = np.trunc(from_first * timeline.declared_fps)
         keep = segments[:, 1] > segments[:, 0]
     else:
         segments = timeline.to_frames(segments)
         start, end = segments.T - sampling.offset_frames
-        keep = (end > start) & (end > 0) & (start <= timeline.to_frames(np.float64(timeline.duration)))
+        keep = (end > start) & (end > 0) & (start <= timeline.to_frames(np.float64(timeline.end)))
     if sampling.filter_gt:
         segments, labels = segments[keep], labels[keep]
     if sampling.class_agnostic:

@@ -40,7 +40,7 @@ class WindowFrames:
 def file_timeline(index: FrameIndex) -> Timeline:
     """The timeline of a video of which nothing is known but its file."""
     info = index.info
-    return Timeline(info.duration, info.frames, info.fps, None if info.constant_rate else index.times)
+    return Timeline(info.duration, info.frames, info.fps, None if info.constant_rate else index.times, info.start)
 
 
 def stream_windows(

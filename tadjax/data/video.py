@@ -5,10 +5,11 @@ last key frame shown before it, and stops when the packets of all wanted frames 
 refers to (most B-frames of H.264) are dropped before the decoder unless they are wanted, and libswscale
 touches wanted frames only: every fourth frame of 1280x720 costs about a quarter of what decord takes.
 
-A file whose container stores no presentation times (AVI with B-frames, elementary streams), or some of them twice, is
-decoded from its start. What random access gives is bit for bit what decoding everything gives, also where the decoder
-notices damage; damage that it does not notice (seen with H.265, VP8, MJPEG, and lost packets of H.264) may show
-differently from one window to another.
+A file whose container stores no presentation times (AVI with B-frames, elementary streams), some of them twice, or
+mixed up, is decoded from its start. In a file that is made of parts, packets' times are moved as the frame index says.
+What random access gives is bit for bit what decoding everything gives, also where the decoder notices damage; damage
+that it does not notice (seen with H.265, VP8, MJPEG, and lost packets of H.264) may show differently from one window to
+another.
 """
 
 import os
@@ -19,7 +20,8 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from tadjax.data.frame_index import FrameIndex, VideoInfo, frame_index, open_video, probe, times
+from tadjax.data.demux import open_video
+from tadjax.data.frame_index import FrameIndex, VideoInfo, frame_index, probe, times
 from tadjax.data.nal_units import disposable_test
 from tadjax.errors import DataError
 
@@ -179,7 +181,7 @@ def _drawer(
         )
         plane = scaled.planes[0]  # its lines are padded
         shape, strides = (stored_height, stored_width, 3), (plane.line_size, 3, 1)
-        pixels = np.rot90(np.ndarray(shape, np.uint8, buffer=plane, strides=strides), index.rotation // 90)
+        pixels = index.upright(np.ndarray(shape, np.uint8, buffer=plane, strides=strides))
         picture[:height, :width] = pixels[top : top + height, left : left + width]
 
     return draw
@@ -241,7 +243,9 @@ class _Reader:
         self._decoder = self._stream.codec_context
         self._is_disposable = disposable_test(self._decoder)
         self._packets = self._demux()
-        self._passed = -1  # number of the last key frame that was demuxed
+        self._key = -1  # number of the key frame that the last packet is; -1: it is none
+        self._passed: int | None = -1  # number of the last key frame that was demuxed; None: not known
+        self._shift = 0  # of the times of this part of the file
         self._at_start = True
 
     def _reopen(self) -> None:
@@ -279,7 +283,7 @@ class _Reader:
         """The packets to decode for the `wanted` times, then None: the decoder gives out what it holds back."""
         unsent, may_drop = set(wanted), self._index.timed and not self._careful
         for packet in self._packets_from(key):
-            if packet.pts in unsent:
+            if packet.pts in unsent and not packet.is_discard:
                 unsent.remove(packet.pts)
             elif may_drop and self._is_disposable(packet):
                 continue
@@ -292,7 +296,7 @@ class _Reader:
         if key < 0 and not self._at_start:
             self._reopen()
         if key >= 0:
-            if key != self._passed + 1:
+            if self._passed is None or key != self._passed + 1:
                 self._seek(int(self._index.key_seek[key]))
             packet = self._skip_to(key)
             if packet is None:  # the seek went too far: containers differ in what their indices mean
@@ -305,30 +309,51 @@ class _Reader:
         for packet in self._packets:
             yield packet
 
-    def _seek(self, time: int) -> None:
+    def _seek(self, place: int) -> None:
         try:
-            self._container.seek(time, stream=self._stream)
+            if self._index.seek_bytes:
+                self._container.seek(place, unsupported_byte_offset=True)
+            else:
+                self._container.seek(place, stream=self._stream)
         except av.error.FFmpegError:
             self._reopen()
         else:
-            self._packets = self._demux()
+            self._packets, self._passed = self._demux(), None
 
     def _skip_to(self, key: int) -> av.Packet | None:
-        """The packet of a key frame, or None where another one or the end comes first."""
+        """The packet of a key frame, or None where a later one or the end comes first."""
         for packet in self._packets:
-            if packet.is_keyframe and self._passed >= key:
-                # After a seek into the midst of a packet FFmpeg guesses wrong times for it (MPEG program streams).
-                return packet if packet.pts == self._index.key_pts[key] else None
+            # After a seek into the midst of a packet FFmpeg guesses wrong times for it (MPEG program streams): what has
+            # the time of no key frame is passed over.
+            if self._key >= key:
+                return packet if self._key == key else None
         return None
 
     def _demux(self) -> Iterator[av.Packet]:
+        """The packets from here on, their times moved as the index says."""
         try:
             for packet in self._container.demux(self._stream):
                 self._at_start = False
                 if packet.size == 0:
                     continue  # the end of the stream
-                if packet.is_keyframe and packet.pts is not None:
-                    self._passed = int(np.searchsorted(self._index.key_pts, packet.pts, side="right")) - 1
+                self._key = -1
+                if self._index.timed and packet.is_keyframe and packet.pts is not None:
+                    self._note_key(packet)
+                if self._shift and packet.pts is not None:
+                    packet.pts += self._shift
                 yield packet
         except av.error.FFmpegError:
             return  # the damaged rest of a file, which the frame index does not count either
+
+    def _note_key(self, packet: av.Packet) -> None:
+        index = self._index
+        place = packet.pts, (packet.pos or 0) if index.in_parts else 0
+        if packet.is_discard:
+            self._shift = index.join_shifts.get(place, self._shift)
+            return
+        # Places that several share are told apart by what came before.
+        follows = index.key_places[self._passed + 1 : self._passed + 2] if self._passed is not None else []
+        number = self._passed + 1 if follows == [place] else index.key_numbers.get(place)
+        if number is not None:
+            self._key = self._passed = number
+            self._shift = int(index.key_shift[number])

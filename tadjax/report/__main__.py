@@ -44,7 +44,7 @@ def draw(args: argparse.Namespace) -> int:
         for name, path in zip(names, args.results, strict=True):
             found, classes = _of_video(read_results(path), args.video, classes, path)
             methods[name if name not in methods else path] = found
-        span = (args.start, truth.duration if args.end is None else args.end)
+        span = (args.start, truth.end if args.end is None else args.end)
         if not -math.inf < span[0] < span[1] < math.inf:
             raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: seconds, the end after the start")
         draw_proposals(args.video, span, truth, methods, classes, args.output, args.top_k)

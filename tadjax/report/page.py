@@ -27,13 +27,12 @@ def write_page(
     truth: Instances | None,
     found: Detections,
     classes: Sequence[str],
-    start: float = 0.0,
 ) -> None:
     """Writes the page to `path`. The video stays where it is: move both, or neither.
 
-    duration: seconds. fps: for stepping frame by frame. truth: None where there is none. Labels are indices into
-    `classes`; all detections given can be shown, the page's slider hides those below a score. start: what the player's
-    clock shows at second 0 of the detections (`FrameIndex.start`).
+    duration: seconds from 0 of the player's clock, which is that of the detections, to the end. fps: for stepping frame
+    by frame. truth: None where there is none. Labels are indices into `classes`; all detections given can be shown, the
+    page's slider hides those below a score.
     """
     path = pathlib.Path(path)
     name = os.fsencode(os.path.basename(video)).decode("utf-8", "replace")
@@ -43,7 +42,6 @@ def write_page(
         "source": relative_url(video, path.parent),
         "duration": duration,
         "fps": fps,
-        "start": start,
         "classes": list(classes),
         "detections": [
             [round(start, 3), round(end, 3), label, round(score, 4)]

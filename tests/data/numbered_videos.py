@@ -38,11 +38,13 @@ def make(
     rotation=0,
     container=None,
     bit_rate=None,
+    first=0,
+    format=None,
     **options,
 ):
-    """A video file of `frames` pictures; `pts` in units of `time_base` (default: constant rate)."""
+    """A video file of `frames` pictures, the first of number `first`; `pts` in units of `time_base` (default: even)."""
     rate = Fraction(rate)
-    with av.open(str(path), "w", options=container or {}) as output:
+    with av.open(str(path), "w", format=format, options=container or {}) as output:
         stream = output.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = pixels
@@ -55,7 +57,7 @@ def make(
         if rotation:
             stream.set_display_rotation(rotation)
         for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(i, *size), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(first + i, *size), format="rgb24")
             frame.pts, frame.time_base = (i, 1 / rate) if pts is None else (int(pts[i]), time_base)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))

@@ -21,7 +21,7 @@ SLIDING = Sampling("sliding", feature_length=16, frames_per_feature=2, stride=4,
 def evaluated(path: str, sampling: Sampling, **options) -> list[dict]:
     """What evaluation reads of the same file."""
     info = frame_index(path).info
-    described = Video("v", "test", info.duration, 0, 0.0, np.zeros((0, 2)), np.zeros(0, np.int32))
+    described = Video("v", "test", info.duration, 0, 0.0, np.zeros((0, 2)), np.zeros(0, np.int32), info.start)
     records = EvaluationSet(open_sources([described], [path], sampling), sampling, size=48, **options)
     return [{**records.record(i), "grid": records.windows[i].grid} for i in range(len(records))]
 

@@ -30,6 +30,8 @@ from tadjax.weights import read_info
 from tests.conftest import write_moving_square
 from tests.convert.checkpoints import tensors, vit_shapes
 from tests.data import test_elan, test_via
+from tests.data.numbered_videos import make
+from tests.data.odd_files import X264, edit, join, ts_part, turned
 from tests.faults import damage
 
 SECONDS = 20  # that no reader may take: everything here is small
@@ -323,6 +325,19 @@ def make_video(path: pathlib.Path) -> None:
     write_moving_square(path, 40, [1] * 40)
 
 
+def make_joined_video(path: pathlib.Path) -> None:
+    """Two transport streams put together, whose clocks fall back: its frames are told by place and time."""
+    parts = [ts_part(path.with_suffix(f".{n}"), 20 * n, 20, 10.0 - 5 * n) for n in (0, 1)]
+    join(path, *parts)
+
+
+def make_edited_video(path: pathlib.Path) -> None:
+    """With an edit list of two pieces, and a display matrix that mirrors."""
+    plain = make(path.with_suffix(".plain"), 90, format="mp4", **X264)
+    edit(plain, path, [(500, 40), (500, 0)])
+    turned(path, path, (0, 1, 1, 0))
+
+
 def read_video(path: pathlib.Path) -> None:
     index = frame_index(path)
     frames = read_frames(path, [0, len(index) - 1, len(index) // 2], short_side=24, max_missing=0.9)
@@ -355,4 +370,6 @@ KINDS = (
     Kind("video.mp4", make_video, read_video),
     Kind("video.mkv", make_video, read_video),
     Kind("video.avi", make_video, read_video),
+    Kind("joined.ts", make_joined_video, read_video),
+    Kind("edited.mp4", make_edited_video, read_video),
 )

@@ -123,7 +123,7 @@ def test_a_click_on_a_detection_seeks_the_video(opened):
 
 
 def test_a_video_that_was_cut_out_of_another_is_sought_by_its_own_clock(browser, page, tmp_path):
-    """Its first frame comes at 2 s of the container's time, which the browser shows; detections count from there."""
+    """Its first frame comes at 2 s of the container's time, which the browser shows, and which detections are on."""
     late = tmp_path / "late.mkv"
     with av.open(str(page.parents[1] / NAME)) as source, av.open(str(late), "w") as container:
         stream = container.add_stream_from_template(source.streams.video[0])
@@ -133,14 +133,15 @@ def test_a_video_that_was_cut_out_of_another_is_sought_by_its_own_clock(browser,
                 packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
                 container.mux(packet)
     assert frame_index(late).start == 2.0
-    write_page(tmp_path / "p.html", late, 10.0, 10.0, TRUTH, FOUND, CLASSES, frame_index(late).start)
+    found = Detections(FOUND.segments + 2, FOUND.scores, FOUND.labels)
+    write_page(tmp_path / "p.html", late, 12.0, 10.0, TRUTH, found, CLASSES)
     browser.open((tmp_path / "p.html").as_uri())
     browser.wait(lambda: browser.run("return video.readyState") >= 2, "the video to load")
     browser.run("video.requestVideoFrameCallback((now, frame) => { window.shown_at = frame.mediaTime; })")
     browser.click(".detection[aria-label^=wave]")
     browser.wait(lambda: browser.run("return window.shown_at") is not None, "the video to seek")
     assert browser.run("return [window.shown_at, video.currentTime]") == [9.0, 9.0]
-    assert browser.run("return by('playhead').style.left") == "70%"
+    assert browser.run("return by('playhead').style.left") == "75%"
     assert "wave 0.80" in browser.run("return by('now').textContent")
 
 

@@ -34,7 +34,8 @@ from tensorflow_datasets.core.naming import ShardedFileTemplate
 from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
 from tadjax.data.builders.catalogue import Entry
-from tadjax.data.frame_index import FrameIndex, frame_index, open_video
+from tadjax.data.demux import open_video
+from tadjax.data.frame_index import FrameIndex, frame_index
 from tadjax.data.jobs import keep_settings, run_all
 from tadjax.data.reencode import Encoding, reencode
 from tadjax.errors import DataError, DiskError, first_line
