@@ -47,6 +47,9 @@ def base() -> ConfigDict:
     data.max_missing = 0.05  # share of a window's frames that may fail to decode (the nearest earlier frame stands in)
     data.workers = 8  # decoding processes on this host; 0 decodes in the main process
     data.prefetch = 2  # windows a worker prepares ahead, in shared memory (/dev/shm)
+    # Training batches that wait on the devices besides the one in use. 0 needs the least memory: a batch then goes
+    # there when the step before it has ended, a few frames at a time, and the devices do nothing else meanwhile.
+    data.device_batches = 1
 
     # Features on disk in the place of videos: the head alone is trained. What --mode=extract writes, or a published set
     # (then window.stride, window.offset and data.fps say which second a feature stands for); tadjax/data/features.py

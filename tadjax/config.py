@@ -36,6 +36,7 @@ RUNTIME = (
     "data.cache",
     "data.workers",
     "data.prefetch",
+    "data.device_batches",
     "backbone.weights",
     "features.path",
     "features.dtype",

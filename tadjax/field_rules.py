@@ -112,6 +112,7 @@ RULES: dict[str, Rule] = {
     "data.max_missing": share,
     "data.workers": within(0, 256),
     "data.prefetch": within(1, 64),
+    "data.device_batches": within(0, 64),
     "features.layout": one_of("time_first", "channels_first"),
     "features.stride": within(0),
     "features.width": within(0),
