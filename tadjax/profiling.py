@@ -226,14 +226,7 @@ def _memory(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, ch
             limits = {"limit_bytes_per_chip": chips.memory, "fits": False}
             return None, {"peak_bytes_per_chip": needed, "too_large": name, **limits}
     plans = {name: device_memory.plan_of(program) for name, program in programs.items()}
-    parts = device_memory.alive(
-        plans["training"],
-        plans.get("arrival"),
-        plans["evaluation"],
-        others=device_memory.bytes_on_chip({name: a for name, a in step.batch.items() if name != "frames"}),
-        params=device_memory.bytes_on_chip(_evaluated_params(step)),
-        waiting=config.data.device_batches,
-    )
+    parts = _alive(config, step, plans)
     peak = max(parts[moment] for moment in device_memory.MOMENTS)
     return programs["training"], {
         "peak_bytes_per_chip": peak,
@@ -243,6 +236,17 @@ def _memory(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, ch
         "fits": chips.memory is None or peak <= chips.memory,
         "compile_seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _alive(config: Any, step: Step, plans: dict[str, device_memory.Plan]) -> dict[str, int]:
+    return device_memory.alive(
+        plans["training"],
+        plans.get("arrival"),
+        plans["evaluation"],
+        others=device_memory.bytes_on_chip({name: a for name, a in step.batch.items() if name != "frames"}),
+        params=device_memory.bytes_on_chip(_evaluated_params(step)),
+        waiting=config.data.device_batches,
+    )
 
 
 def _programs(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, platform: str) -> dict[str, Callable]:
