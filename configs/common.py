@@ -231,6 +231,9 @@ def base() -> ConfigDict:
     # backbones see the window as a whole. In the snippet representation, snippets that go through the backbone at once.
     memory.clips_per_group = 0
     memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
+    # What flows through the blocks of a vit or swin: float32, as published, or bfloat16, the cheap choice: half the
+    # memory, and an error of the features four times as large. The products are of config.dtype either way.
+    memory.stream = "float32"
     # auto, xla, chunked, cudnn (no float32), or splash; auto picks by platform and dtype. In swin all but xla is
     # chunked, in networks without attention nothing.
     memory.attention = "auto"

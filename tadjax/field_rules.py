@@ -230,6 +230,7 @@ RULES: dict[str, Rule] = {
     "mesh.fsdp": devices,
     "memory.remat": one_of("none", "block", "nested", "offload"),
     "memory.clips_per_group": within(0),
+    "memory.stream": one_of("float32", "bfloat16"),
     "memory.taps": one_of("store", "store_int8", "recompute", "offload"),
     "memory.attention": one_of("auto", "xla", "chunked", "cudnn", "splash"),
     "post.pre_nms_topk": positive,

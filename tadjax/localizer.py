@@ -172,6 +172,7 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
             dtype,
             image=config.backbone.image,
             drop_path_rate=config.backbone.drop_path,
+            stream=jnp.dtype(config.memory.stream),
             attention=resolve(config.memory.attention, platform or jax.default_backend(), dtype),
             feature_length=0 if of_snippets else config.window.feature_length,
         )

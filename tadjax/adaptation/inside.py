@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tadjax.adaptation import stacks
-from tadjax.backbones.vit import Stage, feature_map
+from tadjax.backbones.vit import Stage, add, feature_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _run_stage(
     def adapt(params: Any, x: Any) -> Any:
         if params is None:
             return x
-        adapted = feature_map(x) + adapter.apply({"params": params}, feature_map(x))
+        adapted = add(feature_map(x), adapter.apply({"params": params}, feature_map(x)))
         return (adapted, *x[1:]) if isinstance(x, tuple) else adapted
 
     def step(x: Any, layer: tuple[Any, Any, jax.Array | None]) -> tuple[Any, None]:

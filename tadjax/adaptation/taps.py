@@ -8,7 +8,7 @@ the backbone. All they need of layer i is a small tap of its output x_i,
 and, once dL/dtaps[i] is known, the gradient of tap_params[i]: for that x_i is needed again, and nothing else of the
 backbone. How x_i comes back is the `storage`:
 
-    store       kept, in the dtype of the computation
+    store       kept, in the dtype of the products: a tap rounds x_i to it before anything else
     store_int8  kept in 8 bits with a scale a channel: x_i is off by at most max|x_i| / 254, the maximum its channel's
     offload     kept in the host's memory
     recompute   not kept: a second frozen forward pass takes each layer's gradient on its way
@@ -132,8 +132,11 @@ def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: 
     def forward(tap_params: list, params: Any, frames: jax.Array, keep: Callable) -> tuple[Any, list]:
         """((taps, last), what `keep` makes of every tapped layer's output)."""
 
+        def of_layer(x: jax.Array, of_tap: Any) -> tuple[jax.Array, Any]:
+            return tap(of_tap, x), keep(x.astype(backbone.dtype))
+
         def of_group(frames: jax.Array) -> tuple[Any, Any]:
-            x, out = _frozen_pass(backbone, params, frames, runs, tap_params, lambda x, p: (tap(p, x), keep(x)))
+            x, out = _frozen_pass(backbone, params, frames, runs, tap_params, of_layer)
             return backbone.pool(x), ([taps for taps, _ in out], [kept for _, kept in out])
 
         last, (taps, kept) = jax.lax.map(of_group, split_groups(frames, 1, groups))
