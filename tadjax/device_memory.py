@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from tadjax.adaptation.host_frames import HostFrames
+
 MOMENTS = ("training", "arrival", "evaluation")
 
 
@@ -40,8 +42,16 @@ def plan_of(compiled: Any) -> Plan:
         found.output_size_in_bytes,
         found.alias_size_in_bytes,
         found.temp_size_in_bytes,
-        found.host_temp_size_in_bytes,
+        found.host_temp_size_in_bytes + found.host_argument_size_in_bytes,
     )
+
+
+def without_host_frames(plan: Plan, frames: Any) -> Plan:
+    """The plan without frames on the host, which compilers for GPUs that are not there count among the arguments."""
+    if not isinstance(frames, HostFrames) or frames.words.sharding.memory_kind == "pinned_host":
+        return plan
+    on_host = bytes_on_chip(frames)
+    return plan._replace(arguments=plan.arguments - on_host, on_host=plan.on_host + on_host)
 
 
 def bytes_on_chip(tree: Any) -> int:
@@ -52,7 +62,8 @@ def bytes_on_chip(tree: Any) -> int:
 def alive(step: Plan, arrival: Plan | None, evaluation: Plan, *, others: int, params: int, waiting: int) -> dict:
     """Bytes of every part and of the three moments, for one chip.
 
-    arrival: None for features on disk, which come as they are. others: bytes of a training batch's entries but its
+    arrival: None for features on disk, which come as they are. Where frames wait on the host, it fills none: it makes
+    the canvas that it is given into what goes there. others: bytes of a training batch's entries but its
     frames. params: of the parameters that evaluation takes. waiting: config.data.device_batches.
     """
     frames = canvas = augmenting = 0

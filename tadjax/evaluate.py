@@ -70,7 +70,8 @@ class Evaluator:
             prefetch=config.data.prefetch,
         )
         found: dict[int, Detections] = {}  # by window
-        on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh))
+        where = config.memory.frames
+        on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh, where), packed=where == "host")
         start = functools.partial(self._start, params)
         with on_mesh as batches, progress("evaluating", loaded.length) as advance:
             ahead = one_ahead if config.data.device_batches else one_by_one

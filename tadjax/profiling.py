@@ -29,6 +29,7 @@ import numpy as np
 
 from tadjax import config as configs
 from tadjax import device_memory, flops, topologies
+from tadjax.adaptation import host_frames
 from tadjax.data import decode_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.records import sampling_of, usual_canvas
@@ -114,7 +115,7 @@ def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
     state = abstract_state(config, localizer, tx, mesh)
     out_shardings = (jax.tree.map(lambda a: a.sharding, state), None)
     function = jax.jit(step_of(config, localizer, tx), donate_argnums=0, out_shardings=out_shardings)
-    return Step(function, state, _batch(config, meshes.batch_shardings(mesh)))
+    return Step(function, state, _batch(config, meshes.batch_shardings(mesh, config.memory.frames)))
 
 
 def _batch(
@@ -137,7 +138,10 @@ def _batch(
         "video": ((b,), jnp.int32),
         "substituted": ((b,), jnp.int32),
     }
-    return {name: jax.ShapeDtypeStruct(*shape, sharding=shardings[name]) for name, shape in shapes.items()}
+    batch = {name: jax.ShapeDtypeStruct(*shape, sharding=shardings[name]) for name, shape in shapes.items()}
+    if config.memory.frames == "host" and "frames" in batch:
+        batch["frames"] = host_frames.packed(batch["frames"])
+    return batch
 
 
 def _classes(config: Any) -> int:
@@ -226,6 +230,8 @@ def _memory(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, ch
             limits = {"limit_bytes_per_chip": chips.memory, "fits": False}
             return None, {"peak_bytes_per_chip": needed, "too_large": name, **limits}
     plans = {name: device_memory.plan_of(program) for name, program in programs.items()}
+    for name, batch in ("training", step.batch), ("evaluation", _batch_of_evaluation(evaluated, mesh)):
+        plans[name] = device_memory.without_host_frames(plans[name], batch.get("frames"))
     parts = _alive(config, step, plans)
     peak = max(parts[moment] for moment in device_memory.MOMENTS)
     return programs["training"], {
@@ -255,14 +261,18 @@ def _programs(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, 
     if "frames" in step.batch:
         canvas = (step.batch["frames"].shape[1], *usual_canvas(config.window.short_side), 3)
         arrival = Arrival(config, mesh, {canvas: config.window.size})
-        programs["arrival"] = lambda: arrival.fill.lower(*arrival.shapes(config.optim.batch_size, canvas))
+        programs["arrival"] = lambda: arrival.lower(config.optim.batch_size, canvas)
     localizer = spread(build(evaluated, _classes(evaluated), platform), mesh)
     # Unused arguments too, so that the parameters can be told from the batch.
     candidates = jax.jit(localizer.candidates, out_shardings=meshes.batch_sharding(mesh), keep_unused=True)
-    batch = _batch(evaluated, meshes.batch_shardings(mesh), train=False)
+    batch = _batch_of_evaluation(evaluated, mesh)
     shown = {"frames": batch["features" if evaluated.features.path else "frames"], "valid": batch["valid"]}
     programs["evaluation"] = lambda: candidates.lower(_evaluated_params(step), shown)
     return programs
+
+
+def _batch_of_evaluation(config: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    return _batch(config, meshes.batch_shardings(mesh, config.memory.frames), train=False)
 
 
 def _evaluated_params(step: Step) -> dict:
@@ -334,9 +344,11 @@ def _remedies(config: Any, numbers: dict[str, Any]) -> list[str]:
         if memory.taps != "recompute":
             ways.append("config.memory.taps=recompute (a second frozen forward pass)")
     elif memory.remat != "offload":
-        if memory.remat != "nested":
+        if not memory.remat.startswith("nested"):
             ways.append("config.memory.remat=nested (a third more operations)")
         ways.append("config.memory.remat=offload (block inputs in host memory)")
+    if method in ("side", "losa") and memory.frames != "host" and config.backbone.name in CLIP_FRAMES:
+        ways.append("config.memory.frames=host (windows in host memory, a group of clips at a time on the device)")
     if config.optim.batch_size > config.optim.accumulate:
         ways.append("config.optim.accumulate higher (one window at a time)")
     ways.append("config.mesh.clip higher (a window over several chips)")

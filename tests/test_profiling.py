@@ -9,7 +9,8 @@ import pytest
 
 from configs import anet_tsm18_lofi
 from tadjax import config as configs
-from tadjax import profiling, topologies
+from tadjax import device_memory, profiling, topologies
+from tadjax.adaptation import host_frames
 from tadjax.data import decode_speed
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling import _remedies, _verdict, training_step
@@ -48,6 +49,26 @@ def test_a_method_beside_the_backbone_has_its_own_remedies():
     config.data.device_batches = 0
     ways = _remedies(config, memory(training=20))
     assert "taps=recompute" in ways[0] and not any("remat" in way for way in ways)
+
+
+def test_windows_can_wait_on_the_host_beside_the_backbone_alone():
+    config = configs.reference()
+    config.adaptation.method = "side"
+    assert any("config.memory.frames=host" in way for way in _remedies(config, {}))
+    config.adaptation.method = "tia"
+    assert not any("config.memory.frames" in way for way in _remedies(config, {}))
+
+
+@pytest.mark.parametrize("kind, on_chip", [("pinned_host", 1000), (None, 1000 - 786432)])
+def test_frames_on_the_host_are_not_counted_on_the_chip(kind, on_chip):
+    """Compilers for TPUs leave them out by themselves, those for GPUs that are not there know no memory of the host."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(), memory_kind=kind)
+    frames = host_frames.packed(jax.ShapeDtypeStruct((1, 256, 32, 32, 3), "uint8", sharding=sharding))
+    plan = device_memory.Plan(1000, 0, 0, 0, 5)
+    found = device_memory.without_host_frames(plan, frames)
+    assert found.arguments == on_chip and found.on_host == 5 + 1000 - on_chip
+    assert device_memory.without_host_frames(plan, frames.words) == plan, "frames on the device"
 
 
 def test_evaluation_that_needs_the_most_has_a_remedy_of_its_own():

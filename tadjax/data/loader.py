@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import Sharding
 
+from tadjax.adaptation.host_frames import HostFrames, pack
 from tadjax.data.records import EvaluationSet, Record, TrainSet
 from tadjax.errors import ConfigError, DataError
 
@@ -238,6 +239,7 @@ def to_device(
     sharding: Sharding | Mapping[str, Sharding],
     ahead: int = 1,
     arrive: Callable[[Batch, int], Batch] | None = None,
+    packed: bool = False,
 ) -> DeviceBatches:
     """The same batches as global device arrays; decoded ahead of time from now on.
 
@@ -250,7 +252,11 @@ def to_device(
         if arrive is not None:
             return arrive(batch, batches.batch_size)
         return {
-            name: put(rows, batches.batch_size, sharding[name] if isinstance(sharding, Mapping) else sharding)
+            name: put(
+                pack(rows) if packed and name == "frames" else rows,
+                batches.batch_size,
+                sharding[name] if isinstance(sharding, Mapping) else sharding,
+            )
             for name, rows in batch.items()
         }
 
@@ -259,8 +265,10 @@ def to_device(
     return DeviceBatches(decoded, put_all, ahead)
 
 
-def put(rows: np.ndarray, batch_size: int, sharding: Sharding) -> jax.Array:
+def put(rows: np.ndarray | HostFrames, batch_size: int, sharding: Sharding) -> jax.Array | HostFrames:
     """This process's rows as an array of the whole mesh."""
+    if isinstance(rows, HostFrames):
+        return rows.replace(words=put(rows.words, batch_size, sharding))
     if sharding.is_fully_addressable:
         return jax.device_put(rows, sharding)
     # The global shape tells JAX that only rows are shared out: every process has all frames of a window, even where the

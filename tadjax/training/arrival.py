@@ -5,7 +5,7 @@ each batch before the step that it is for, and what waits for that step is its r
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tadjax.adaptation.host_frames import CLIP, HostFrames, pack, words_shape
 from tadjax.data.augment import Augmentation, augment
 from tadjax.data.loader import put
+from tadjax.errors import ConfigError
 from tadjax.localizer import Batch
 from tadjax.parallel import mesh as meshes
 
@@ -33,9 +35,12 @@ class Arrival:
     def __init__(self, config: Any, mesh: Mesh, sides: Mapping[tuple[int, ...], int]):
         """sides: of the pictures to be made, in pixels, for canvases of shape [T, height, width, 3]."""
         self.mesh = mesh
-        self.whole = config.data.device_batches > 0
+        self.whole = config.data.device_batches > 0 and config.memory.frames == "device"
         self._sides = sides
         self._shardings = meshes.batch_shardings(mesh)
+        self.host = meshes.batch_shardings(mesh, "host")["frames"] if config.memory.frames == "host" else None
+        if self.host is not None and jax.process_count() > 1:
+            raise ConfigError("config.memory.frames = 'host' is for a single process; set it to 'device'")
         settings = Augmentation(**config.augment)
 
         def fill(frames: jax.Array, first: jax.Array, canvas: jax.Array, *of_canvas: jax.Array) -> tuple:
@@ -48,11 +53,22 @@ class Arrival:
         sharded = jax.shard_map(fill, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         self.fill = jax.jit(sharded, donate_argnums=(0, 1))
 
+        def see(side: int, *arguments: jax.Array) -> HostFrames:
+            """Of one device: canvas [b, n, Hc, Wc, 3] -> what the host keeps of it."""
+            return pack(augment(*arguments, size=side, settings=settings))
+
+        def sharded_see(side: int, *arguments: jax.Array) -> HostFrames:
+            seen = functools.partial(see, side)
+            return jax.shard_map(seen, mesh=mesh, in_specs=in_specs[2:], out_specs=frames, check_vma=False)(*arguments)
+
+        self.see = jax.jit(sharded_see, static_argnums=0)
+
     def __call__(self, batch: Batch, batch_size: int) -> Batch:
         """batch: numpy, this process's rows of batch_size, entries of `TrainSet.record`.
 
         Returns:
-          Global arrays on the devices, without OF_CANVAS. frames: uint8 [B, T, side, side, 3], augmented and upright.
+          Global arrays on the devices, without OF_CANVAS. frames: uint8 [B, T, side, side, 3], augmented and upright;
+          the host's, where config.memory.frames says so.
         """
         moved = {
             name: put(rows, batch_size, self._shardings[name])
@@ -68,10 +84,23 @@ class Arrival:
         n = self.at_once(held, batch_size)
         of_device = canvas.reshape(rows, clips, held, *picture)
         of_canvas = [put(batch[name], batch_size, self._shardings[name]) for name in OF_CANVAS]
-        frames, first = self._empty(batch_size, length, self._sides[canvas.shape[1:]])
-        for start in range(0, held, n):
-            part = np.ascontiguousarray(of_device[:, :, start : start + n]).reshape(rows, clips * n, *picture)
-            frames, first = self.fill(frames, first, put(part, batch_size, self._shardings["frames"]), *of_canvas)
+        side = self._sides[canvas.shape[1:]]
+
+        def parts() -> Iterator[tuple[int, jax.Array]]:
+            for start in range(0, held, n):
+                part = np.ascontiguousarray(of_device[:, :, start : start + n]).reshape(rows, clips * n, *picture)
+                yield start, put(part, batch_size, self._shardings["frames"])
+
+        if self.host is not None:
+            shape = words_shape((rows, length, side, side, 3))
+            words = np.empty((rows, clips, held // CLIP, *shape[2:]), np.uint32)
+            for start, part in parts():
+                seen = np.asarray(self.see(side, part, *of_canvas).words).reshape(rows, clips, -1, *shape[2:])
+                words[:, :, start // CLIP : (start + n) // CLIP] = seen
+            return put(HostFrames(words.reshape(shape), (side, side, 3)), batch_size, self.host)
+        frames, first = self._empty(batch_size, length, side)
+        for _, part in parts():
+            frames, first = self.fill(frames, first, part, *of_canvas)
             if not self.whole:
                 frames.block_until_ready()
         return frames
@@ -80,8 +109,14 @@ class Arrival:
         """How many of the `held` frames of a window a device is given at once."""
         if self.whole:
             return held
-        windows = batch_size // meshes.videos_at_once(self.mesh)
-        return max(n for n in range(1, held + 1) if held % n == 0 and n <= max(FRAMES_AT_ONCE // windows, 1))
+        most = max(FRAMES_AT_ONCE // (batch_size // meshes.videos_at_once(self.mesh)), 1)
+        unit = 1 if self.host is None else CLIP
+        return max(n for n in range(unit, held + 1, unit) if held % n == 0 and n <= max(most, unit))
+
+    def lower(self, batch_size: int, canvas: tuple[int, ...]) -> Any:
+        """The program that runs as a batch of canvases [T, height, width, 3] arrives, lowered for these shapes."""
+        shapes = self.shapes(batch_size, canvas)
+        return self.fill.lower(*shapes) if self.host is None else self.see.lower(self._sides[canvas], *shapes[2:])
 
     def shapes(self, batch_size: int, canvas: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
         """Of the arguments of `fill` for canvases [T, height, width, 3]."""
