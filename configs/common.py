@@ -48,6 +48,9 @@ def base() -> ConfigDict:
     data.max_missing = 0.05  # share of a window's frames that may fail to decode (the nearest earlier frame stands in)
     data.workers = 8  # decoding processes on this host; 0 decodes in the main process
     data.prefetch = 2  # windows a worker prepares ahead, in shared memory (/dev/shm)
+    # Training batches that wait on the devices besides the one in use. 0 needs the least memory: a batch then goes
+    # there when the step before it has ended, a few frames at a time, and the devices do nothing else meanwhile.
+    data.device_batches = 1
 
     # Features on disk in the place of videos: the head alone is trained. What --mode=extract writes, or a published set
     # (then window.stride, window.offset and data.fps say which second a feature stands for); tadjax/data/features.py
@@ -224,11 +227,21 @@ def base() -> ConfigDict:
     train.wandb = ""  # project name; needs `pip install wandb`
 
     config.memory = memory = ConfigDict()  # how the backbone's activations are kept for the backward pass
-    memory.remat = "block"  # none, block, nested (blocks of blocks), or offload (block inputs in host memory)
+    # none, block, nested (blocks of blocks), offload (block inputs in host memory), or nested_offload (the outer ones')
+    memory.remat = "block"
+    # Block inputs on the device at once: of nested, the more, the less is computed again, 0 = the fewest; of
+    # nested_offload, the more, the fewer lie on the host, 0 = sqrt(layers).
+    memory.kept_inputs = 0
     # Clips (vit: 16 frames, tsm: 8) that go through a block (side, losa: the backbone) at once; 0 = all. The other
     # backbones see the window as a whole. In the snippet representation, snippets that go through the backbone at once.
     memory.clips_per_group = 0
     memory.taps = "recompute"  # side, losa: store, store_int8, recompute or offload each layer's output
+    # Where windows wait: device, or host, from where side and losa fetch a group of clips at a time. A window can then
+    # be longer than the device's memory.
+    memory.frames = "device"
+    # What flows through the blocks of a vit or swin: float32, as published, or bfloat16, the cheap choice: half the
+    # memory, and an error of the features four times as large. The products are of config.dtype either way.
+    memory.stream = "float32"
     # auto, xla, chunked, cudnn (no float32), or splash; auto picks by platform and dtype. In swin all but xla is
     # chunked, in networks without attention nothing.
     memory.attention = "auto"

@@ -35,6 +35,6 @@ def get_config(variant: str = ""):
         config.window.frames = 1536  # two sampled frames a feature step
         config.window.short_side, config.window.size = 256, 224
         config.adaptation.layers = (LAYERS[size] // 2, LAYERS[size] - 1)
-        config.memory.remat = "nested"
+        config.memory.remat, config.memory.kept_inputs = ("nested_offload", 4) if size == "vitg" else ("nested", 0)
         config.memory.clips_per_group = 8
     return common.tiny(config) if tiny else config

@@ -37,6 +37,8 @@ def get_config(variant: str = ""):
     config.backbone.weights = f"weights/{size}"
     config.optim.adapter_lr = 2e-4 if size == "vits" else 1e-4
     config.memory.clips_per_group = 4 if size == "vitg" else 0
+    if size == "vitg" and method == "adatad":
+        config.memory.remat, config.memory.kept_inputs = "nested", 28
     last_half = (ADAPTED_FROM[size], LAYERS.get(size, 2 * ADAPTED_FROM[size]) - 1)
     if frames == "1536x224":
         config.window.frames = 1536  # two sampled frames a feature step
@@ -45,7 +47,8 @@ def get_config(variant: str = ""):
         config.optim.adapter_lr = 2e-4
         config.optim.epochs = 50
         config.train.eval_from_epoch = 37
-        config.memory.remat = "nested" if method == "adatad" else "block"
+        if method == "adatad":
+            config.memory.remat, config.memory.kept_inputs = ("nested_offload", 4) if size == "vitg" else ("nested", 0)
         config.memory.clips_per_group = 8
     if frames == "1024x224":
         config.window.frames = 1024  # two sampled frames a feature step

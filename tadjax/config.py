@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tadjax.errors import ConfigError
 from tadjax.field_rules import (
     BACKBONE_SIZES,
+    BESIDE,
     CLIP_FRAMES,
     DROP_PATH,
     ONLY_VIT,
@@ -37,6 +38,7 @@ RUNTIME = (
     "data.cache",
     "data.workers",
     "data.prefetch",
+    "data.device_batches",
     "backbone.weights",
     "features.path",
     "features.dtype",
@@ -295,6 +297,11 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.memory.clips_per_group = {groups}: the {frames // CLIP_FRAMES[name]} clips of "
             f"config.window.frames = {frames} are no whole number of groups"
+        )
+    if config.memory.frames == "host" and (name != "vit" or snippets or config.adaptation.method not in BESIDE):
+        yield (
+            "config.memory.frames = 'host' is for methods that fetch a group of clips at a time: config.adaptation."
+            f"method {', '.join(BESIDE)}, of a vit, in the frame representation; set it to 'device'"
         )
     if name == "vit" and config.memory.attention == "cudnn" and config.dtype == "float32":
         yield "config.memory.attention = 'cudnn' takes no float32: set config.dtype = 'bfloat16', or take 'auto'"

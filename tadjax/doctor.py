@@ -150,18 +150,30 @@ def check_config(config: Any) -> Iterator[Finding]:
 
 def shared_memory(config: Any) -> Iterator[Finding]:
     """Decoded windows wait in /dev/shm; containers often have 64 MB of it."""
-    height, width = usual_canvas(config.window.short_side)
-    features, sampling = feature_folder(config), sampling_of(config, train=True)
-    window = sampling.frames * height * width * 3
-    if features is not None:
-        window = sampling.feature_length * features.width * 4
-    needed = window * shared_records(config.data.workers, config.data.prefetch, config.optim.batch_size)
     if not pathlib.Path("/dev/shm").exists():
         return
-    free = shutil.disk_usage("/dev/shm").free
-    text = f"/dev/shm has {free / GIB:.1f} GiB free; decoded windows wait there, up to {needed / GIB:.1f} GiB"
+    needed, free = shared_bytes(config), shutil.disk_usage("/dev/shm").free
+    text = (
+        f"/dev/shm has {free / GIB:.1f} GiB free; decoded windows wait there, up to {needed / GIB:.1f} GiB, those of "
+        "training also while it is evaluated"
+    )
     remedy = "docker run --shm-size=..., or --config.data.workers and --config.data.prefetch lower"
     yield Finding(free >= needed, text, "" if free >= needed else remedy)
+
+
+def shared_bytes(config: Any) -> int:
+    """The most that lies in /dev/shm: training's workers keep theirs full while evaluation's are at work."""
+    features, data = feature_folder(config), config.data
+
+    def of_windows(train: bool, batch_size: int, picture: tuple[int, int]) -> int:
+        sampling = sampling_of(config, train)
+        window = sampling.frames * picture[0] * picture[1] * 3
+        if features is not None:
+            window = sampling.feature_length * features.width * 4
+        return window * shared_records(data.workers, data.prefetch, batch_size)
+
+    training = of_windows(True, config.optim.batch_size, usual_canvas(config.window.short_side))
+    return training + of_windows(False, config.evaluation.batch_size, (config.window.size, config.window.size))
 
 
 def pretrained(config: Any) -> Iterator[Finding]:

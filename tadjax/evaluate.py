@@ -17,7 +17,7 @@ from tadjax.data.annotations import read_classes, read_database
 from tadjax.data.built import read_built
 from tadjax.data.loader import Batch, evaluation_batches, share_of, to_device
 from tadjax.data.records import evaluation_set
-from tadjax.data.stream import one_ahead
+from tadjax.data.stream import one_ahead, one_by_one
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import VideoClassifier, classify, load_classifier, merge_windows
 from tadjax.detections.results import Results, write_results
@@ -71,9 +71,12 @@ class Evaluator:
             prefetch=config.data.prefetch,
         )
         found: dict[int, Detections] = {}  # by window
-        on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh))
+        where = config.memory.frames
+        on_mesh = to_device(loaded, meshes.batch_shardings(self.mesh, where), packed=where == "host")
+        start = functools.partial(self._start, params)
         with on_mesh as batches, progress("evaluating", loaded.length) as advance:
-            for batch, candidates in one_ahead(batches, functools.partial(self._start, params)):
+            ahead = one_ahead if config.data.device_batches else one_by_one
+            for batch, candidates in ahead(batches, start):
                 self._collect(batch, candidates, settings, found)
                 advance()
                 if stop():
@@ -92,6 +95,9 @@ class Evaluator:
         return self._candidates(params, {"frames": shown, "valid": batch["valid"]})
 
     def _collect(self, batch: Batch, candidates: dict, settings: PostSettings, found: dict) -> None:
+        """Takes note of a batch's detections; lets go of its frames before the next one's come to the devices."""
+        jax.block_until_ready(candidates)
+        batch.pop("frames", None)
         rows = hosts.rows_here({**candidates, "window": batch["window"], "real": batch["real"]})
         to_detections = postprocess if self._sliding else postprocess_video
         for row in np.flatnonzero(rows["real"]):

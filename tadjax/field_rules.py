@@ -21,6 +21,7 @@ CLIP_FRAMES = {"vit": 16, "tsm": 8}  # backbones whose clips do not see each oth
 STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8, "i3d": 8}  # backbones that see the whole window
 DROP_PATH = ("vit", "swin")  # backbones with stochastic depth
 PER_LEVEL = ("head.attention_window", "head.tridet.window")  # fields of one integer, or of one a level
+BESIDE = ("side", "losa", "unipt")  # methods that take what they need from a frozen backbone's layers
 ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt")  # methods that look into a vit's blocks
 
 Rule = Callable[[Any], str | None]
@@ -113,6 +114,7 @@ RULES: dict[str, Rule] = {
     "data.max_missing": share,
     "data.workers": within(0, 256),
     "data.prefetch": within(1, 64),
+    "data.device_batches": within(0, 64),
     "features.layout": one_of("time_first", "channels_first"),
     "features.stride": within(0),
     "features.width": within(0),
@@ -228,8 +230,11 @@ RULES: dict[str, Rule] = {
     "mesh.data": devices,
     "mesh.clip": devices,
     "mesh.fsdp": devices,
-    "memory.remat": one_of("none", "block", "nested", "offload"),
+    "memory.remat": one_of("none", "block", "nested", "offload", "nested_offload"),
+    "memory.kept_inputs": within(0),
+    "memory.frames": one_of("device", "host"),
     "memory.clips_per_group": within(0),
+    "memory.stream": one_of("float32", "bfloat16"),
     "memory.taps": one_of("store", "store_int8", "recompute", "offload"),
     "memory.attention": one_of("auto", "xla", "chunked", "cudnn", "splash"),
     "post.pre_nms_topk": positive,

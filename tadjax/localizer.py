@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax.adaptation import inside, stacks
+from tadjax.adaptation.host_frames import HostFrames
 from tadjax.adaptation.losa import Losa
 from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
@@ -66,18 +67,27 @@ class Localizer:
         return params
 
     def features(
-        self, params: dict, frames: jax.Array, rng: jax.Array | None = None, valid: jax.Array | None = None
+        self,
+        params: dict,
+        frames: jax.Array | HostFrames,
+        rng: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> jax.Array:
         """Frames [B, T, H, W, 3] in 0..255 -> features, float32 [B, feature_length, D].
 
-        frames: with features on disk in the backbone's place these, float32 [B, feature_length, D].
+        frames: may wait in the host's memory; with features on disk in the backbone's place these, float32
+        [B, feature_length, D].
         rng: draws the stochastic depth of a backbone with adapters inside (on in training, also where the backbone is
         frozen); None for none. valid: bool [B, feature_length], what attention over the window may see; None for all.
         """
         return resize_in_time(self.steps(params, frames, rng, valid), self.feature_length)
 
     def steps(
-        self, params: dict, frames: jax.Array, rng: jax.Array | None = None, valid: jax.Array | None = None
+        self,
+        params: dict,
+        frames: jax.Array | HostFrames,
+        rng: jax.Array | None = None,
+        valid: jax.Array | None = None,
     ) -> jax.Array:
         """Frames -> features at the backbone's own steps, float32 [B, T', D]; of snippets, one each."""
         scales = None
@@ -96,7 +106,7 @@ class Localizer:
         return jax.tree.map(lambda a: a.reshape(*a.shape[:2], batch, self.feature_length, *a.shape[3:]), drawn)
 
     def window_features(
-        self, params: dict, frames: jax.Array, scales: list | None, valid: jax.Array | None
+        self, params: dict, frames: jax.Array | HostFrames, scales: list | None, valid: jax.Array | None
     ) -> jax.Array:
         """`steps`, of draws of stochastic depth that are made (None: none), and of valid steps [B, T'] (None: all)."""
         if self.beside is not None:
@@ -172,6 +182,7 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
             dtype,
             image=config.backbone.image,
             drop_path_rate=config.backbone.drop_path,
+            stream=jnp.dtype(config.memory.stream),
             attention=resolve(config.memory.attention, platform or jax.default_backend(), dtype),
             feature_length=0 if of_snippets else config.window.feature_length,
         )
@@ -183,7 +194,7 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
     elif options.method not in ("none", "full"):
         beside = _beside(options, backbone, config.backbone.image, config.window.frames)
     layers = () if adapter is None and beside is None else _layers(options, backbone)
-    memory, snippets = inside.Memory(config.memory.remat, config.memory.clips_per_group, config.memory.taps), None
+    memory, snippets = inside.Memory(**{f.name: config.memory[f.name] for f in dataclasses.fields(inside.Memory)}), None
     if of_snippets:  # groups of snippets take the place of groups of clips
         snippets = Snippets(config.window.snippet_frames, memory.clips_per_group)
         memory = dataclasses.replace(memory, clips_per_group=0)

@@ -1,10 +1,11 @@
 """What a config's training step costs: parameters, operations, memory on a chip, time.
 
-`--mode=profile --topology=v5e:1` compiles the real step (augmentation, forward, backward, optimizer, EMA) for chips
-that need not be there and reads the compiler's plan and the program; parameters are shapes, never numbers. Without
---topology the step runs on random numbers on the devices at hand, and is measured.
+`--mode=profile --topology=v5e:1` compiles the real programs (augmentation; forward, backward, optimizer, average;
+evaluation) for chips that need not be there and reads the compiler's plans and the step; parameters are shapes, never
+numbers. Without --topology the step runs on random numbers on the devices at hand, and is measured.
 
 flops                           of a step over all chips, counted on the traced program, recomputation included
+peak_bytes_per_chip             the most that training holds at once; its parts: tadjax/device_memory.py
 compiled_flops_per_chip         of the compiled program, loops multiplied out (what is counted: tadjax/roofline.py)
 memory_traffic_bytes_per_chip   read from and written to the chip's memory
 roofline                        the least seconds a step can take on the chip, whether operations, memory or the network
@@ -19,7 +20,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax import config as configs
-from tadjax import flops, topologies
+from tadjax import device_memory, flops, topologies
+from tadjax.adaptation import host_frames
 from tadjax.data import decode_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.records import sampling_of, usual_canvas
@@ -42,6 +44,7 @@ from tadjax.program import parse
 from tadjax.roofline import BOUNDS, roofline, work
 from tadjax.train import abstract_state, step_of
 from tadjax.training import fidelity
+from tadjax.training.arrival import Arrival
 from tadjax.training.optimizer import make_optimizer
 
 CLASSES = 20  # of the head that is profiled; another number changes next to nothing
@@ -70,11 +73,11 @@ def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[st
     chips = topologies.describe(topology) if topology else topologies.at_hand()
     lower = fidelity.configs(config)
     if "full" in lower:
-        numbers = _numbers(config, chips, topology)
+        numbers = _numbers(config, chips, topology, config)
         text = _table(numbers)
     else:
         lower["full"] = fidelity.at(config, "full")
-        numbers = {name: _numbers(at, chips, topology) for name, at in lower.items()}
+        numbers = {name: _numbers(at, chips, topology, lower["full"]) for name, at in lower.items()}
         text = _fidelities(numbers)
     workdir.mkdir(parents=True, exist_ok=True)
     write_whole(workdir / "profile.json", json.dumps(numbers, indent=2) + "\n")
@@ -82,14 +85,14 @@ def profile(config: Any, workdir: pathlib.Path, topology: str | None) -> dict[st
     return numbers
 
 
-def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict[str, Any]:
-    """All numbers of one config's step."""
+def _numbers(config: Any, chips: topologies.Chips, topology: str | None, evaluated: Any) -> dict[str, Any]:
+    """All numbers of one config's step. evaluated: the config as evaluation takes it, at full fidelity."""
     mesh = meshes.make_mesh(config.mesh, chips.devices)
     step = training_step(config, mesh, chips.platform)
     numbers = {"topology": topology or "at hand", "chip": chips.name, "chips": len(chips.devices)}
     numbers |= {"feature_length": config.window.feature_length, "size": config.window.size}
     numbers |= _parameters(config, step) | {"flops": _operations(config)}
-    compiled, plan = _compile(step, chips)
+    compiled, plan = _memory(config, evaluated, step, mesh, chips)
     numbers |= plan
     frames = config.optim.batch_size * sampling_of(config, train=True).frames
     if compiled is not None:
@@ -108,32 +111,42 @@ def _numbers(config: Any, chips: topologies.Chips, topology: str | None) -> dict
 def training_step(config: Any, mesh: jax.sharding.Mesh, platform: str) -> Step:
     """The step that tadjax/train.py runs, for `config.optim.batch_size` windows, on a mesh of any devices."""
     meshes.check_batch(config.optim, mesh)
-    localizer = spread(build(config, 1 if config.data.class_agnostic else CLASSES, platform), mesh)
+    localizer = spread(build(config, _classes(config), platform), mesh)
     tx = make_optimizer(config.optim, 100)
     state = abstract_state(config, localizer, tx, mesh)
     out_shardings = (jax.tree.map(lambda a: a.sharding, state), None)
-    function = jax.jit(step_of(config, localizer, tx, mesh), donate_argnums=0, out_shardings=out_shardings)
-    return Step(function, state, _batch(config, meshes.batch_shardings(mesh)))
+    function = jax.jit(step_of(config, localizer, tx), donate_argnums=0, out_shardings=out_shardings)
+    return Step(function, state, _batch(config, meshes.batch_shardings(mesh, config.memory.frames)))
 
 
-def _batch(config: Any, shardings: Mapping[str, jax.sharding.Sharding]) -> dict[str, jax.ShapeDtypeStruct]:
-    b, t, length = config.optim.batch_size, sampling_of(config, train=True).frames, config.window.feature_length
-    height, width = usual_canvas(config.window.short_side)
-    pictures = {"frames": ((b, t, height, width, 3), jnp.uint8)}
+def _batch(
+    config: Any, shardings: Mapping[str, jax.sharding.Sharding], train: bool = True
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of training; or the windows of evaluation, with entries that these do not have."""
+    t, length = sampling_of(config, train).frames, config.window.feature_length
+    b = config.optim.batch_size
+    if not train:
+        b = meshes.rounded_up(config.evaluation.batch_size, shardings["frames"].mesh)
+    pictures = {"frames": ((b, t, config.window.size, config.window.size, 3), jnp.uint8)}
     if config.features.path:
         pictures = {"features": ((b, length, feature_folder(config).width), jnp.float32)}
     shapes = {
         **pictures,
-        "frame_size": ((b, 2), jnp.int32),
-        "portrait": ((b,), jnp.bool_),
-        "augment_seed": ((b,), jnp.uint32),
         "valid": ((b, length), jnp.bool_),
         "segments": ((b, SEGMENTS, 2), jnp.float32),
         "labels": ((b, SEGMENTS), jnp.int32),
         "segment_valid": ((b, SEGMENTS), jnp.bool_),
         "video": ((b,), jnp.int32),
+        "substituted": ((b,), jnp.int32),
     }
-    return {name: jax.ShapeDtypeStruct(*shape, sharding=shardings[name]) for name, shape in shapes.items()}
+    batch = {name: jax.ShapeDtypeStruct(*shape, sharding=shardings[name]) for name, shape in shapes.items()}
+    if config.memory.frames == "host" and "frames" in batch:
+        batch["frames"] = host_frames.packed(batch["frames"])
+    return batch
+
+
+def _classes(config: Any) -> int:
+    return 1 if config.data.class_agnostic else CLASSES
 
 
 def _parameters(config: Any, step: Step) -> dict[str, Any]:
@@ -194,35 +207,77 @@ def _decoding(config: Any, numbers: dict[str, Any], frames: int) -> dict[str, An
     return found
 
 
-def _compile(step: Step, chips: topologies.Chips) -> tuple[Any, dict[str, Any]]:
-    """(the program, its memory plan for one chip in bytes); the program is None where it does not fit."""
-    start = time.perf_counter()
+def _compile(lowered: Callable[[], Any], chips: topologies.Chips) -> tuple[Any, int | None]:
+    """(the program, None), or (None, the bytes a chip that it would have needed, if known) where it does not fit."""
     try:
         with chips.compiler():
-            compiled = step.function.lower(step.state, step.batch).compile()
+            return lowered().compile(), None
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needed = topologies.needed_bytes(str(error))
-        return None, {"peak_bytes_per_chip": needed, "limit_bytes_per_chip": chips.memory, "fits": False}
-    memory = compiled.memory_analysis()
-    # Not peak_memory_in_bytes: that one counts the host's memory too. What is donated is counted once.
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
-    return compiled, {
+        return None, topologies.needed_bytes(str(error))
+
+
+def _memory(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, chips: topologies.Chips) -> tuple:
+    """(the step's program, its memory and that of all that is alive in training, for one chip in bytes).
+
+    The program is None where one of the three that share the memory does not fit by itself.
+    """
+    start = time.perf_counter()
+    programs, needed = {}, None
+    for name, lowered in _programs(config, evaluated, step, mesh, chips.platform).items():
+        programs[name], needed = _compile(lowered, chips)
+        if programs[name] is None:
+            limits = {"limit_bytes_per_chip": chips.memory, "fits": False}
+            return None, {"peak_bytes_per_chip": needed, "too_large": name, **limits}
+    plans = {name: device_memory.plan_of(program) for name, program in programs.items()}
+    for name, batch in ("training", step.batch), ("evaluation", _batch_of_evaluation(evaluated, mesh)):
+        plans[name] = device_memory.without_host_frames(plans[name], batch.get("frames"))
+    parts = _alive(config, step, plans)
+    peak = max(parts[moment] for moment in device_memory.MOMENTS)
+    return programs["training"], {
         "peak_bytes_per_chip": peak,
-        "argument_bytes_per_chip": memory.argument_size_in_bytes,
-        "temporary_bytes_per_chip": memory.temp_size_in_bytes,
-        "output_bytes_per_chip": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        "host_bytes_per_chip": memory.host_temp_size_in_bytes,
+        **{f"{name}_bytes_per_chip": size for name, size in parts.items()},
+        "host_bytes_per_chip": plans["training"].on_host,
         "limit_bytes_per_chip": chips.memory,
         "fits": chips.memory is None or peak <= chips.memory,
         "compile_seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _alive(config: Any, step: Step, plans: dict[str, device_memory.Plan]) -> dict[str, int]:
+    return device_memory.alive(
+        plans["training"],
+        plans.get("arrival"),
+        plans["evaluation"],
+        others=device_memory.bytes_on_chip({name: a for name, a in step.batch.items() if name != "frames"}),
+        params=device_memory.bytes_on_chip(_evaluated_params(step)),
+        waiting=config.data.device_batches,
+    )
+
+
+def _programs(config: Any, evaluated: Any, step: Step, mesh: jax.sharding.Mesh, platform: str) -> dict[str, Callable]:
+    """What lowers each program of the training loop, by the moment at which it runs (tadjax/device_memory.py)."""
+    programs = {"training": lambda: step.function.lower(step.state, step.batch)}
+    if "frames" in step.batch:
+        canvas = (step.batch["frames"].shape[1], *usual_canvas(config.window.short_side), 3)
+        arrival = Arrival(config, mesh, {canvas: config.window.size})
+        programs["arrival"] = lambda: arrival.lower(config.optim.batch_size, canvas)
+    localizer = spread(build(evaluated, _classes(evaluated), platform), mesh)
+    # Unused arguments too, so that the parameters can be told from the batch.
+    candidates = jax.jit(localizer.candidates, out_shardings=meshes.batch_sharding(mesh), keep_unused=True)
+    batch = _batch_of_evaluation(evaluated, mesh)
+    shown = {"frames": batch["features" if evaluated.features.path else "frames"], "valid": batch["valid"]}
+    programs["evaluation"] = lambda: candidates.lower(_evaluated_params(step), shown)
+    return programs
+
+
+def _batch_of_evaluation(config: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    return _batch(config, meshes.batch_shardings(mesh, config.memory.frames), train=False)
+
+
+def _evaluated_params(step: Step) -> dict:
+    return {**step.state.frozen, **step.state.trained}
 
 
 def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) -> dict[str, Any]:
@@ -237,9 +292,6 @@ def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) ->
         return jax.device_put(values.astype(shape.dtype), shape.sharding)
 
     state, batch = jax.tree.map(random, step.state), jax.tree.map(random, step.batch)
-    if "frames" in batch:
-        height, width = batch["frames"].shape[2:4]
-        batch["frame_size"] = jax.device_put(batch["frame_size"] + np.array([height, width], np.int32))
     seconds = []
     for _ in range(1 + MEASURED_STEPS):  # the first one warms up
         start = time.perf_counter()
@@ -253,28 +305,51 @@ def _measure(compiled: Any, step: Step, mesh: jax.sharding.Mesh, frames: int) ->
 
 
 def _verdict(config: Any, numbers: dict[str, Any]) -> str:
-    """One sentence: does it fit, and if not, what would make it fit, cheapest first."""
+    """Does it fit, what takes the memory, and if it does not, what would make it fit, cheapest first."""
     needed, limit = numbers["peak_bytes_per_chip"], numbers["limit_bytes_per_chip"]
     amount = "more memory than there is" if needed is None else f"{needed / GIB:.2f} GiB a chip"
     if limit is not None:
         amount += f" (of {limit / GIB:.2f})"
+    if "too_large" in numbers:
+        amount = f"{amount} for the program of {numbers['too_large']} alone"
+    else:
+        amount = f"{amount}: {_parts(config, numbers)}"
     if numbers["fits"]:
-        return f"fits: the step needs {amount}"
-    return f"does not fit: the step needs {amount}. Set {'; then '.join(_remedies(config))}"
+        return f"fits: training needs {amount}"
+    return f"does not fit: training needs {amount}. Set {'; then '.join(_remedies(config, numbers))}"
 
 
-def _remedies(config: Any) -> list[str]:
+def _parts(config: Any, numbers: dict[str, Any]) -> str:
+    def gib(name: str) -> str:
+        return f"{numbers[f'{name}_bytes_per_chip'] / GIB:.2f}"
+
+    text = (
+        f"parameters, averages and optimizer {gib('state')}, the step's work {gib('work')}, the batch in use "
+        f"{gib('batch')}, {config.data.device_batches} waiting {gib('waiting')}, the canvas on its way {gib('canvas')}"
+    )
+    beside = [f"{moment} {gib(moment)}" for moment in ("arrival", "evaluation") if numbers[f"{moment}_bytes_per_chip"]]
+    return f"{text}; between steps {', '.join(beside)}"
+
+
+def _remedies(config: Any, numbers: dict[str, Any]) -> list[str]:
     memory, method = config.memory, config.adaptation.method
     ways = []
+    evaluation = numbers.get("too_large") == "evaluation"
+    if evaluation or numbers.get("evaluation_bytes_per_chip", 0) > numbers.get("training_bytes_per_chip", 0):
+        ways.append("config.evaluation.batch_size=1 (it is evaluation that needs the most)")
     if not memory.clips_per_group and config.backbone.name in CLIP_FRAMES:
         ways.append("config.memory.clips_per_group=8 (costs next to nothing)")
+    if config.data.device_batches:
+        ways.append("config.data.device_batches=0 (the devices wait while a batch moves there)")
     if method in ("side", "losa"):
         if memory.taps != "recompute":
             ways.append("config.memory.taps=recompute (a second frozen forward pass)")
     elif memory.remat != "offload":
-        if memory.remat != "nested":
+        if not memory.remat.startswith("nested"):
             ways.append("config.memory.remat=nested (a third more operations)")
         ways.append("config.memory.remat=offload (block inputs in host memory)")
+    if method in ("side", "losa") and memory.frames != "host" and config.backbone.name in CLIP_FRAMES:
+        ways.append("config.memory.frames=host (windows in host memory, a group of clips at a time on the device)")
     if config.optim.batch_size > config.optim.accumulate:
         ways.append("config.optim.accumulate higher (one window at a time)")
     ways.append("config.mesh.clip higher (a window over several chips)")

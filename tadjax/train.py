@@ -1,7 +1,6 @@
 """The training loop."""
 
 import contextlib
-import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -15,8 +14,7 @@ from tadjax import config as configs
 from tadjax import ending
 from tadjax.backbones.vit import Vit
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
-from tadjax.data.augment import Augmentation, augment
-from tadjax.data.loader import Batches, share_of, steps_per_epoch, to_device, train_batches
+from tadjax.data.loader import DeviceBatches, share_of, steps_per_epoch, to_device, train_batches
 from tadjax.data.records import training_set, usual_canvas
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
@@ -38,6 +36,7 @@ from tadjax.runs import (
     write_classes,
 )
 from tadjax.training import fidelity
+from tadjax.training.arrival import Arrival
 from tadjax.training.fidelity import Records
 from tadjax.training.log import Clock, MetricsLog, Spikes, Trace, progress
 from tadjax.training.optimizer import HELD, group_of, make_optimizer, path_of, schedules
@@ -89,7 +88,7 @@ def train(
     tx = make_optimizer(config.optim, epoch)
     train_step = step_of_any_shape(
         {
-            streams[name].shape: step_of(at, spread(build(at, len(classes)), mesh), tx, mesh)
+            (streams[name].sampling.frames, at.window.size): step_of(at, spread(build(at, len(classes)), mesh), tx)
             for name, at in lower.items()
         }
     )
@@ -103,37 +102,38 @@ def train(
         videos = [video.name for video in annotations.videos]
         rates, trace = learning_rates(config, epoch), Trace(workdir, profile_steps)
         with contextlib.closing(Watch(config, workdir, videos, log, rates, trace)) as watch:
-            batches = load_batches(config, records, mesh, step, config.optim.epochs * epoch)
+            arrival = Arrival(config, mesh, {streams[name].shape: at.window.size for name, at in lower.items()})
+            batches = load_batches(config, records, arrival, step, config.optim.epochs * epoch)
             return loop(config, workdir, state, train_step, batches, evaluator, checkpoints, watch, epoch)
 
 
-def step_of(config: Any, localizer: Localizer, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Callable:
+def step_of(config: Any, localizer: Localizer, tx: optax.GradientTransformation) -> Callable:
     """The train step of a config."""
     return make_train_step(
         localizer,
         tx,
         ema_decay=config.optim.ema_decay,
         accumulate=config.optim.accumulate,
-        view=view(config, mesh),
         rng_seed=config.seed,
     )
 
 
-def step_of_any_shape(steps: dict[tuple[int, ...], Callable]) -> Callable:
-    """The train step of every fidelity in one; the shape of a batch's frames [B, ...] says whose it is."""
+def step_of_any_shape(steps: dict[tuple[int, int], Callable]) -> Callable:
+    """The train step of every fidelity in one, by the number and the side of the frames [B, T, side, side, 3]."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        return steps[batch["frames"].shape[1:]](state, batch)
+        return steps[batch["frames"].shape[1:3]](state, batch)
 
     return train_step if len(steps) > 1 else next(iter(steps.values()))
 
 
-def load_batches(config: Any, records: Records, mesh: jax.sharding.Mesh, step: int, last_step: int) -> Batches:
-    """The batches from `step` on, decoded by worker processes and put onto the devices ahead of time."""
-    size, share = config.optim.batch_size, share_of(meshes.batch_sharding(mesh), config.optim.batch_size)
+def load_batches(config: Any, records: Records, arrival: Arrival, step: int, last_step: int) -> DeviceBatches:
+    """The batches from `step` on, decoded by worker processes ahead of time, as the train step takes them."""
+    sharding = meshes.batch_sharding(arrival.mesh)
+    size, share = config.optim.batch_size, share_of(sharding, config.optim.batch_size)
     options = {"workers": config.data.workers, "prefetch": config.data.prefetch, "share": share}
     batches = train_batches(records, size, start_step=step, stop_step=last_step, **options)
-    return to_device(batches, meshes.batch_shardings(mesh))
+    return to_device(batches, sharding, config.data.device_batches, arrival)
 
 
 def loop(
@@ -141,7 +141,7 @@ def loop(
     workdir: pathlib.Path,
     state: TrainState,
     train_step: Callable,
-    batches: Batches,
+    batches: DeviceBatches,
     evaluator: Evaluator,
     checkpoints: Checkpoints,
     watch: "Watch",
@@ -177,10 +177,15 @@ def loop(
         stop = step > 0 and not evaluation and settle(False)  # SIGTERM came before this step was evaluated
         for batch in () if stop else batches:
             watch.clock.add("input", batches.waited)
+            watch.clock.add("dispatch", batches.moving)
             step += 1
             with watch.trace(step), watch.clock("dispatch"):  # and compiling, before the first step of each shape
                 state, metrics = train_step(state, batch)
             advance(watch.after(step, metrics, batch))
+            if not config.data.device_batches:
+                del batch  # and wait, so that the next one finds no step at work when it comes to the devices
+                with watch.clock("device"):
+                    jax.block_until_ready(state)
             stop = settle(sigterm.now())
             if stop:
                 break
@@ -225,17 +230,6 @@ def abstract_state(
     shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), params)
     placed = meshes.shardings(shapes, mesh)
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, placed)
-
-
-def view(config: Any, mesh: jax.sharding.Mesh) -> Callable[[Batch], jax.Array]:
-    """What turns a batch's canvases into the frames that the backbone sees, each device its own frames."""
-    if config.features.path:
-        return lambda batch: batch["features"]
-    augmented = functools.partial(augment, size=config.window.size, settings=Augmentation(**config.augment))
-    frames, video = meshes.FRAMES, meshes.VIDEOS
-    in_specs = (frames, video, video, video)
-    sharded = jax.shard_map(augmented, mesh=mesh, in_specs=in_specs, out_specs=frames, check_vma=False)
-    return lambda batch: sharded(*(batch[name] for name in ("frames", "frame_size", "portrait", "augment_seed")))
 
 
 def evaluates_after(config: Any, step: int, epoch: int) -> bool:

@@ -121,6 +121,7 @@ def test_backbones_and_sizes_of_the_config_are_those_there_are():
             "config.mesh.clip = 5: the 48 clips of config.window.frames = 768 cannot be shared out",
         ),
         ("vit", {"memory.attention": "cudnn", "dtype": "float32"}, "'cudnn' takes no float32: set config.dtype"),
+        ("vit", {"memory.frames": "host"}, "'host' is for methods that fetch a group of clips at a time"),
         ("swin", {"adaptation.method": "aim"}, "'aim' is for the blocks of a vit, not of swin"),
     ],
 )

@@ -2,17 +2,26 @@
 
 import hashlib
 import json
+import os
+import pathlib
+import threading
+import time
 import types
 
 import jax
+import numpy as np
 import pytest
 import torch
 
 from convert import torch_to_flax
 from tadjax import doctor, weights
 from tadjax.backbones.vit import SIZES
+from tadjax.data import loader
 from tadjax.data.annotations import read_database
+from tadjax.data.records import evaluation_set, training_set, usual_canvas
 from tadjax.localizer import build
+from tadjax.runs import read_subset
+from tests.conftest import CLASSES
 from tests.convert.checkpoints import tensors, vit_shapes
 
 
@@ -125,13 +134,73 @@ def test_a_wrong_field_ends_the_examination_of_the_config(small_config):
 
 def test_little_shared_memory_is_wrong(small_config, monkeypatch):
     small_config.data.workers, small_config.data.prefetch, small_config.optim.batch_size = 3, 1, 2
-    window = 32 * 36 * 64 * 3  # frames, height, width, colours
-    for free, right in ((14 * window, True), (14 * window - 1, False)):  # 14 were measured
+    window, evaluated = 32 * 36 * 64 * 3, 32 * 32 * 32 * 3  # frames, height, width, colours
+    needed = 14 * window + 14 * evaluated  # 14 of a kind were measured
+    for free, right in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
         (finding,) = doctor.shared_memory(small_config)
         assert finding.right == right and ("--shm-size" in finding.remedy) != right
     small_config.data.workers = 0
     assert not wrong(doctor.shared_memory(small_config))
+
+
+class SharedMemory(threading.Thread):
+    """Watches how much lies in /dev/shm in pieces of the given sizes, which no other process has."""
+
+    def __init__(self, *sizes: int):
+        super().__init__(daemon=True)
+        self.most, self._sizes, self._over = 0, sizes, threading.Event()
+
+    def now(self) -> int:
+        with os.scandir("/dev/shm") as entries:
+            found = [size_of(entry) for entry in entries if entry.name.startswith("psm_")]
+        return sum(size for size in found if size in self._sizes)
+
+    def run(self) -> None:
+        while not self._over.wait(0.002):
+            self.most = max(self.most, self.now())
+
+    def stop(self) -> int:
+        self._over.set()
+        self.join()
+        return self.most
+
+
+def size_of(entry: os.DirEntry) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:  # taken meanwhile
+        return 0
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/shm").exists(), reason="no shared memory to look at")
+def test_the_workers_of_training_and_of_evaluation_stay_within_what_is_asked_for(small_config):
+    """Evaluation while training's workers are full: more than training alone is counted with, as the loader has it."""
+    config = small_config
+    config.window.short_side, config.window.size = 54, 52  # sizes that nothing else has
+    config.data.workers, config.data.prefetch, config.evaluation.batch_size = 2, 1, 2
+    training, evaluated = (
+        make(config, read_subset(config, subset, CLASSES))
+        for make, subset in ((training_set, "training"), (evaluation_set, "validation"))
+    )
+    window, other = int(np.prod(training.shape)), 32 * 52 * 52 * 3
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    options = {"workers": 2, "prefetch": 1}
+    watch = SharedMemory(window, other)
+    watch.start()
+    with loader.to_device(loader.train_batches(training, 2, **options), sharding) as batches:
+        next(batches)
+        seen = [0]
+        while seen[-1] < 4 * window or seen[-3:] != seen[-1:] * 3:  # until all wait for a step that is not asked for
+            time.sleep(1)
+            seen.append(watch.now())
+        with loader.to_device(loader.evaluation_batches(evaluated, 2, **options), sharding) as others:
+            assert len(list(others)) == -(-len(evaluated) // 2)
+    most = watch.stop()
+    usual = usual_canvas(54)
+    needed = doctor.shared_bytes(config) - 10 * (32 * usual[0] * usual[1] * 3 - window)  # the small videos are narrower
+    assert needed == 10 * window + 10 * other
+    assert 10 * window < most <= needed, (seen[-1] / window, most / window)
 
 
 def test_an_accelerator_that_jax_does_not_see_is_wrong(monkeypatch):

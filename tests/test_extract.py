@@ -20,7 +20,8 @@ from tadjax.extract import extract, extract_videos
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import decide_classes, initial_params, load_run, read_subset
-from tadjax.train import train, view
+from tadjax.train import train
+from tadjax.training.arrival import Arrival
 from tests.conftest import make_small_config
 
 STEPS = 64  # of a window: all videos but the last fit into one
@@ -52,7 +53,7 @@ class Extracted:
         self.localizer = build(self.videos, len(self.classes))
         mesh = meshes.make_mesh(self.videos.mesh)
         self.params = initial_params(self.videos, self.localizer, mesh)
-        self.view = jax.jit(view(self.videos, mesh))
+        self.mesh = mesh
         self.see = jax.jit(self.localizer.features)
 
 
@@ -106,7 +107,8 @@ def test_training_sees_the_same_features_of_disk_and_of_videos(kind, request):
         for name in ("valid", "segments", "labels", "segment_valid", "video", "augment_seed"):
             np.testing.assert_array_equal(record[name], features[name])
         batch = {name: np.asarray(array)[None] for name, array in record.items()}
-        seen, valid = of.see(of.params, of.view(batch))[0], record["valid"]
+        arrival = Arrival(of.videos, of.mesh, {shown.shape: of.videos.window.size})
+        seen, valid = of.see(of.params, arrival(batch, 1)["frames"])[0], record["valid"]
         np.testing.assert_allclose(features["features"][valid], seen[valid], rtol=1e-4, atol=2e-4)
 
 

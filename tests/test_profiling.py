@@ -9,7 +9,8 @@ import pytest
 
 from configs import anet_tsm18_lofi
 from tadjax import config as configs
-from tadjax import profiling, topologies
+from tadjax import device_memory, profiling, topologies
+from tadjax.adaptation import host_frames
 from tadjax.data import decode_speed
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling import _remedies, _verdict, training_step
@@ -17,25 +18,72 @@ from tests.conftest import ROOT
 from tests.test_config import load
 
 
+def memory(training: int, evaluation: int = 1) -> dict:
+    """In GiB: a chip's."""
+    parts = {"state": 2, "work": 3, "batch": 4, "waiting": 5, "canvas": 6, "arrival": 0}
+    parts |= {"training": training, "evaluation": evaluation, "peak": max(training, evaluation)}
+    return {f"{name}_bytes_per_chip": size * 2**30 for name, size in parts.items()}
+
+
 def test_verdict_names_what_would_help_cheapest_first():
     config = configs.reference()
     config.optim.batch_size = 1
-    text = _verdict(config, {"peak_bytes_per_chip": 20 * 2**30, "limit_bytes_per_chip": 16 * 2**30, "fits": False})
+    text = _verdict(config, {**memory(training=20), "limit_bytes_per_chip": 16 * 2**30, "fits": False})
     assert text.startswith(
-        "does not fit: the step needs 20.00 GiB a chip (of 16.00). Set config.memory.clips_per_group=8"
+        "does not fit: training needs 20.00 GiB a chip (of 16.00): parameters, averages and optimizer 2.00, the step's "
+        "work 3.00, the batch in use 4.00, 1 waiting 5.00, the canvas on its way 6.00; between steps evaluation 1.00. "
+        "Set config.memory.clips_per_group=8"
     )
-    assert text.index("nested") < text.index("offload") < text.index("mesh.clip") < text.index("method=side")
+    assert (
+        text.index("device_batches=0")
+        < text.index("nested")
+        < text.index("offload")
+        < text.index("mesh.clip")
+        < text.index("method=side")
+    )
 
 
 def test_a_method_beside_the_backbone_has_its_own_remedies():
     config = configs.reference()
     config.adaptation.method, config.memory.taps, config.memory.clips_per_group = "side", "store", 8
-    ways = _remedies(config)
+    config.data.device_batches = 0
+    ways = _remedies(config, memory(training=20))
     assert "taps=recompute" in ways[0] and not any("remat" in way for way in ways)
 
 
+def test_windows_can_wait_on_the_host_beside_the_backbone_alone():
+    config = configs.reference()
+    config.adaptation.method = "side"
+    assert any("config.memory.frames=host" in way for way in _remedies(config, {}))
+    config.adaptation.method = "tia"
+    assert not any("config.memory.frames" in way for way in _remedies(config, {}))
+
+
+@pytest.mark.parametrize("kind, on_chip", [("pinned_host", 1000), (None, 1000 - 786432)])
+def test_frames_on_the_host_are_not_counted_on_the_chip(kind, on_chip):
+    """Compilers for TPUs leave them out by themselves, those for GPUs that are not there know no memory of the host."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(), memory_kind=kind)
+    frames = host_frames.packed(jax.ShapeDtypeStruct((1, 256, 32, 32, 3), "uint8", sharding=sharding))
+    plan = device_memory.Plan(1000, 0, 0, 0, 5)
+    found = device_memory.without_host_frames(plan, frames)
+    assert found.arguments == on_chip and found.on_host == 5 + 1000 - on_chip
+    assert device_memory.without_host_frames(plan, frames.words) == plan, "frames on the device"
+
+
+def test_evaluation_that_needs_the_most_has_a_remedy_of_its_own():
+    config = configs.reference()
+    assert "evaluation.batch_size" in _remedies(config, memory(training=9, evaluation=10))[0]
+    assert "evaluation.batch_size" not in _remedies(config, memory(training=10, evaluation=9))[0]
+    too_large = {"peak_bytes_per_chip": None, "limit_bytes_per_chip": 2**34, "fits": False, "too_large": "evaluation"}
+    text = _verdict(config, too_large)
+    assert "more memory than there is (of 16.00) for the program of evaluation alone" in text
+    assert "evaluation.batch_size=1" in text
+
+
 def test_every_fidelity_of_a_schedule_stands_beside_full_fidelity(monkeypatch, tmp_path, capsys):
-    def numbers(config, chips, topology):
+    def numbers(config, chips, topology, evaluated):
+        assert evaluated.window.size == 224
         cost = config.window.feature_length * config.window.size**2
         return {
             "feature_length": config.window.feature_length,
@@ -101,15 +149,18 @@ def test_a_program_that_cannot_be_read_leaves_the_memory(monkeypatch):
         def as_text(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: async-update has 4 operands\nmore")
 
-    plan = {"peak_bytes_per_chip": 2**30, "limit_bytes_per_chip": 2**34, "fits": True}
+    plan = {**memory(training=1), "limit_bytes_per_chip": 2**34, "fits": True}
     monkeypatch.setattr(profiling, "training_step", lambda *of: None)
     monkeypatch.setattr(profiling, "_parameters", lambda *of: {})
     monkeypatch.setattr(profiling, "_operations", lambda *of: 1)
-    monkeypatch.setattr(profiling, "_compile", lambda *of: (Unreadable(), plan))
+    monkeypatch.setattr(profiling, "_memory", lambda *of: (Unreadable(), plan))
     chips = topologies.Chips("chip", "tpu", jax.devices()[:1], 2**34, 100.0, 256.0, 10.0)
-    numbers = profiling._numbers(configs.reference(), chips, "v6e:1")
+    config = configs.reference()
+    numbers = profiling._numbers(config, chips, "v6e:1", config)
     assert numbers["program"].endswith("not known (INTERNAL: async-update has 4 operands)")
-    assert numbers["verdict"] == "fits: the step needs 1.00 GiB a chip (of 16.00)" and "roofline" not in numbers
+    assert (
+        numbers["verdict"].startswith("fits: training needs 1.00 GiB a chip (of 16.00)") and "roofline" not in numbers
+    )
 
 
 def test_utilisation_counts_no_recomputation(monkeypatch):
@@ -161,7 +212,7 @@ needs_libtpu = pytest.mark.skipif(
 def test_a_step_is_compiled_for_a_chip_that_is_not_there(tmp_path):
     numbers = compiled_for("v5e:1", tmp_path, "--config=configs/thumos_vitg_side_1536x224.py:tiny")
     assert numbers["chips"] == 1 and numbers["fits"]
-    assert 0 < numbers["argument_bytes_per_chip"] < numbers["peak_bytes_per_chip"] < 2**30
+    assert 0 < numbers["state_bytes_per_chip"] < numbers["peak_bytes_per_chip"] < 2**30
     assert numbers["parameters_trained"] == numbers["parameters"]["adapter"] + numbers["parameters"]["head"]
     assert numbers["flops"] > 0
     assert numbers["roofline"]["operations_seconds"] == numbers["compiled_flops_per_chip"] / 197e12

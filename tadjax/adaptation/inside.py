@@ -10,6 +10,7 @@ them: autodiff keeps no residuals of theirs and sends no gradient into them.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tadjax.adaptation import stacks
-from tadjax.backbones.vit import Stage, feature_map
+from tadjax.backbones.vit import Stage, add, feature_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +29,17 @@ class Memory:
 
     remat (adapters inside): "none" keeps all; "block" keeps the input of each block and recomputes the rest; "nested"
     keeps the input of about every sqrt(layers)-th block only; "offload" keeps the inputs of the blocks in the host's
-    memory. clips_per_group: clips of a window that go through a block at once (through the whole backbone, where
-    nothing is trained inside), which bounds what one block holds; 0 = all. taps (methods beside the backbone): how the
-    layers' outputs come back, tadjax/adaptation/taps.py.
+    memory, "nested_offload" those that "nested" keeps. kept_inputs: how many inputs of blocks these two hold on the
+    device at once at most. The more, the fewer blocks are computed again (nested) or the fewer lie on the host
+    (nested_offload); 0 = the fewest, or sqrt(layers). clips_per_group: clips of a window that go through a block at
+    once (through the whole backbone, where nothing is trained inside), which bounds what one block holds; 0 = all. taps
+    (methods beside the backbone): how the layers' outputs come back, tadjax/adaptation/taps.py.
     """
 
     remat: str = "block"
     clips_per_group: int = 0
     taps: str = "recompute"
+    kept_inputs: int = 0
 
 
 def run(
@@ -80,7 +84,7 @@ def _run_stage(
     def adapt(params: Any, x: Any) -> Any:
         if params is None:
             return x
-        adapted = feature_map(x) + adapter.apply({"params": params}, feature_map(x))
+        adapted = add(feature_map(x), adapter.apply({"params": params}, feature_map(x)))
         return (adapted, *x[1:]) if isinstance(x, tuple) else adapted
 
     def step(x: Any, layer: tuple[Any, Any, jax.Array | None]) -> tuple[Any, None]:
@@ -152,14 +156,40 @@ def scan_layers(step: Callable, x: jax.Array, stacked: Any, memory: Memory) -> j
     if memory.remat == "offload":
         return jax.lax.scan(_offloaded(step), x, stacked)[0]
     body = jax.checkpoint(step, prevent_cse=False)
-    outer = int(depth**0.5)
-    if memory.remat == "nested" and outer > 1:
-        inner = depth // outer
+    outer, inner = 0, 0
+    if memory.remat == "nested":
+        outer, inner = nested_layers(depth, memory.kept_inputs)
+    elif memory.remat == "nested_offload":
+        inner = min(memory.kept_inputs, depth) or math.isqrt(depth)
+        outer = depth // inner if inner > 1 else 0
+    if outer:
+
+        def many(x: jax.Array, layers: Any) -> tuple[jax.Array, None]:
+            return jax.lax.scan(body, x, layers)[0], None
+
+        many = jax.checkpoint(many, prevent_cse=False) if memory.remat == "nested" else _offloaded(many)
         nested = jax.tree.map(lambda a: a[: outer * inner].reshape(outer, inner, *a.shape[1:]), stacked)
-        many = jax.checkpoint(lambda x, layers: (jax.lax.scan(body, x, layers)[0], None), prevent_cse=False)
         x = jax.lax.scan(many, x, nested)[0]
-        stacked = jax.tree.map(lambda a: a[outer * inner :], stacked)  # what is left over, fewer than `outer`
+        stacked = jax.tree.map(lambda a: a[outer * inner :], stacked)  # not nested: the last ones are freed first
     return jax.lax.scan(body, x, stacked)[0] if stacks.depth(stacked) else x
+
+
+def nested_layers(depth: int, kept: int = 0) -> tuple[int, int]:
+    """(n, k): of so many layers the first n * k are nested, k by k, and the others are not.
+
+    Each nested layer is computed once more. So they are the fewest with which no more than `kept` inputs of layers are
+    held at once; 0, or a number that is too small: those with which the fewest inputs are.
+    """
+
+    def held(n: int, k: int) -> int:
+        """The backward pass takes the layers that are not nested first, then nest after nest from the last on."""
+        return max(n + depth - n * k, n - 1 + k if n else 0)
+
+    ways = [(n, k) for k in range(2, depth + 1) for n in range(1, depth // k + 1)]
+    fitting = [way for way in [(0, 0), *ways] if held(*way) <= kept]
+    if fitting:
+        return min(fitting, key=lambda way: (way[0] * way[1], held(*way)))
+    return min(ways, key=lambda way: (held(*way), way[0] * way[1]), default=(0, 0))
 
 
 def _offloaded(step: Callable) -> Callable:

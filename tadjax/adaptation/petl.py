@@ -23,7 +23,7 @@ from tadjax.adaptation import stacks
 from tadjax.adaptation.inside import Memory, in_clip_groups, part, pick_layer, scan_layers
 from tadjax.adaptation.tia import DepthwiseConv, dense
 from tadjax.backbones.attention import attention
-from tadjax.backbones.vit import Attention, Mlp, Stage, Vit
+from tadjax.backbones.vit import Attention, Mlp, Stage, Vit, add
 
 
 class ShiftedAttention(nn.Module):
@@ -136,16 +136,16 @@ class StAdapter(_InBlocks):
         """[n, T', h, w, D] -> the same, adapted."""
         hidden = dense(place["down"], x, dtype)
         hidden = DepthwiseConv(self.width, self.kernel, dtype).apply({"params": place["dwconv"]}, hidden)
-        return x + dense(place["up"], hidden, dtype)
+        return add(x, dense(place["up"], hidden, dtype))
 
     def block(self, backbone: Vit, frozen: dict, adapter: dict, x: jax.Array) -> jax.Array:
         parts = _Parts(backbone, frozen)
         if "attention" in self.places:
             x = self.adapt(adapter["attention"], x, backbone.dtype)
-        x = x + parts.attend(parts.norm("norm1", x))
+        x = add(x, parts.attend(parts.norm("norm1", x)))
         if "mlp" in self.places:
             x = self.adapt(adapter["mlp"], x, backbone.dtype)
-        return x + parts.mlp(parts.norm("norm2", x))
+        return add(x, parts.mlp(parts.norm("norm2", x)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,13 +182,13 @@ class Aim(_InBlocks):
         n, t, h, w, d = x.shape
         over_time = jnp.moveaxis(parts.norm("norm1", x), 1, 3).reshape(n * h * w, t, 1, 1, d)
         over_time = jnp.moveaxis(parts.attend(over_time).reshape(n, h, w, t, d), 3, 1)
-        x = x + self.adapt(adapter["time"], over_time, dtype)
+        x = add(x, self.adapt(adapter["time"], over_time, dtype))
         normed = parts.norm("norm1", x)
         frames = normed if self.joint else normed.reshape(n * t, 1, h, w, d)
         attended = parts.attend(frames).reshape(x.shape)
-        x = x + attended + self.adapt(adapter["space"], attended, dtype)
+        x = add(x, attended, self.adapt(adapter["space"], attended, dtype))
         normed = parts.norm("norm2", x)
-        return x + parts.mlp(normed) + self.scale * self.adapt(adapter["mlp"], normed, dtype)
+        return add(x, parts.mlp(normed), self.scale * self.adapt(adapter["mlp"], normed, dtype))
 
 
 class _Parts:

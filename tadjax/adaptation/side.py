@@ -85,9 +85,20 @@ class Side:
         )
         y = x_n
         for of_stage, outputs in zip(of_stages, collected, strict=True):
-            outputs = jax.vmap(self.expand)(of_stage, outputs) if self.pooled else outputs  # [n, B, T_i, D]
-            y = y + resize_in_time(outputs.astype(jnp.float32).sum(0), x_n.shape[1])
+            y = y + resize_in_time(self._sum(of_stage, outputs), x_n.shape[1])
         return y
+
+    def _sum(self, adapters: dict, outputs: jax.Array) -> jax.Array:
+        """The layers' taps [n, B, T_i, h], expanded one after the other, or [n, B, T_i, D] -> float32 [B, T_i, D]."""
+        if not self.pooled:
+            return outputs.astype(jnp.float32).sum(0)
+
+        def add_layer(total: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
+            return total + self.expand(*layer).astype(jnp.float32), None
+
+        width = jax.tree.leaves(adapters["up"]["bias"])[0].shape[-1]
+        zeros = jnp.zeros((*outputs.shape[1:-1], width), jnp.float32)
+        return jax.lax.scan(jax.checkpoint(add_layer, prevent_cse=False), zeros, (adapters, outputs))[0]
 
     def squeeze(self, adapter: dict, x: jax.Array) -> jax.Array:
         """The tap m = mean_hw GELU(W_down x + b_down): [B, T', h, w, D] -> float32 [B, T', h]."""

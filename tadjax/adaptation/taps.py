@@ -8,13 +8,15 @@ the backbone. All they need of layer i is a small tap of its output x_i,
 and, once dL/dtaps[i] is known, the gradient of tap_params[i]: for that x_i is needed again, and nothing else of the
 backbone. How x_i comes back is the `storage`:
 
-    store       kept, in the dtype of the computation
+    store       kept, in the dtype of the products: a tap rounds x_i to it before anything else
     store_int8  kept in 8 bits with a scale a channel: x_i is off by at most max|x_i| / 254, the maximum its channel's
     offload     kept in the host's memory
     recompute   not kept: a second frozen forward pass takes each layer's gradient on its way
 
 The clips of a window do not see each other in the backbone, so that groups of them can go through all of it one after
-the other (`clips_per_group`): what is not kept is then never larger than one group's.
+the other (`clips_per_group`): what is not kept is then never larger than one group's. The frames may lie in the host's
+memory, from where each group's are fetched when its turn comes: nothing on the device then grows with the window but
+what is pooled.
 """
 
 import itertools
@@ -25,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from tadjax.adaptation import stacks
+from tadjax.adaptation.host_frames import HostFrames, on_device
 from tadjax.adaptation.inside import join_groups, part, pick_layer, split_groups
 from tadjax.backbones.vit import Stage, feature_map
 
@@ -43,7 +46,7 @@ def all_here(x: jax.Array, axis: int) -> jax.Array:
 def run(
     backbone: Any,
     params: Any,
-    frames: jax.Array,
+    frames: jax.Array | HostFrames,
     *,
     tap: Tap,
     tap_params: Sequence[Any],
@@ -68,7 +71,7 @@ def run(
     while not to_the_end and not runs[-1].taps:
         runs.pop()
     groups = _groups(backbone, params, frames, clips_per_group)
-    collect = _collector(backbone, runs, tap, storage, groups)
+    collect = _collector(backbone, runs, tap, storage, groups, frames.shape[1] // groups)
     tapped = [run_ for run_ in runs if run_.taps]
     taps, last = collect(
         [part(tap_params[run_.entry], run_.taps.start, len(run_.taps)) for run_ in tapped], params, frames
@@ -111,17 +114,17 @@ def _groups(backbone: Any, params: Any, frames: jax.Array, clips_per_group: int)
     clip_steps = {stage.clip_steps for stage in backbone.stages(params)}
     if 0 in clip_steps:
         raise ValueError("clips_per_group: this backbone's layers see the whole window; it must be 0")
-    steps = jax.eval_shape(backbone.embed, params, frames).shape[1]
+    steps = jax.eval_shape(backbone.embed, params, jax.ShapeDtypeStruct(frames.shape, frames.dtype)).shape[1]
     clips = steps // max(clip_steps)
     if clips % clips_per_group:
         raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
     return clips // clips_per_group
 
 
-def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: int) -> Callable:
+def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: int, held: int) -> Callable:
     """(tap parameters, backbone parameters, frames) -> (taps, last), where taps and their parameters go by tapped run.
 
-    This is where plain autodiff is replaced.
+    groups: of clips, each of `held` frames. This is where plain autodiff is replaced.
     """
     last_tapped = max((i for i, run_ in enumerate(runs) if run_.taps), default=-1)
 
@@ -132,11 +135,14 @@ def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: 
     def forward(tap_params: list, params: Any, frames: jax.Array, keep: Callable) -> tuple[Any, list]:
         """((taps, last), what `keep` makes of every tapped layer's output)."""
 
-        def of_group(frames: jax.Array) -> tuple[Any, Any]:
-            x, out = _frozen_pass(backbone, params, frames, runs, tap_params, lambda x, p: (tap(p, x), keep(x)))
+        def of_layer(x: jax.Array, of_tap: Any) -> tuple[jax.Array, Any]:
+            return tap(of_tap, x), keep(x.astype(backbone.dtype))
+
+        def of_group(group: jax.Array) -> tuple[Any, Any]:
+            x, out = _frozen_pass(backbone, params, on_device(frames, group * held, held), runs, tap_params, of_layer)
             return backbone.pool(x), ([taps for taps, _ in out], [kept for _, kept in out])
 
-        last, (taps, kept) = jax.lax.map(of_group, split_groups(frames, 1, groups))
+        last, (taps, kept) = jax.lax.map(of_group, jnp.arange(groups))
         return ([join_groups(t, 2) for t in taps], join_groups(last, 1)), kept
 
     @jax.custom_vjp
@@ -152,18 +158,18 @@ def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: 
         cotangents = [split_groups(c, 2, groups) for c in cotangents[0]]  # [groups, n, B, T' / groups, k]
 
         def of_group(total: list, group: tuple) -> tuple[list, None]:
-            cotangents, kept, frames = group
+            index, cotangents, kept = group
             if storage == "recompute":
                 given = list(zip(tap_params, cotangents, strict=True))
-                needed = runs[: last_tapped + 1]
-                _, grads = _frozen_pass(backbone, params, frames, needed, given, lambda x, g: pull(g[0], x, g[1]))
+                needed, of_group = runs[: last_tapped + 1], on_device(frames, index * held, held)
+                _, grads = _frozen_pass(backbone, params, of_group, needed, given, lambda x, g: pull(g[0], x, g[1]))
             else:
                 given = zip(tap_params, kept, cotangents, strict=True)
                 grads = [jax.lax.map(lambda g: pull(g[0], _BRING_BACK[storage](g[1]), g[2]), g) for g in given]
             return jax.tree.map(jnp.add, total, grads), None
 
         zeros = jax.tree.map(jnp.zeros_like, tap_params)
-        grads, _ = jax.lax.scan(of_group, zeros, (cotangents, kept, split_groups(frames, 1, groups)))
+        grads, _ = jax.lax.scan(of_group, zeros, (jnp.arange(groups), cotangents, kept))
         return grads, None, None
 
     collect.defvjp(collect_forward, collect_backward)

@@ -82,4 +82,4 @@ class DepthwiseConv(nn.Module):
 
 def dense(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
     """x W + b for one layer's {"kernel", "bias"}, computed in dtype."""
-    return x @ layer["kernel"].astype(dtype) + layer["bias"].astype(dtype)
+    return x.astype(dtype) @ layer["kernel"].astype(dtype) + layer["bias"].astype(dtype)

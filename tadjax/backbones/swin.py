@@ -3,6 +3,10 @@ second block, and four stages of which each next one halves the picture.
 
 What flows through is [B, T/2, h, w, C]; time keeps its length after the patch embedding. A stage's patch merging is
 part of its first block here, and the norm of the last stage's output a stage of its own, without adapters.
+
+`dtype` is that of the products, `stream` of what flows through the blocks (tadjax/backbones/vit.py). Under autocast the
+published code rounds the stream at each patch merging and adds in half precision from there on; a float32 stream here
+is float32 throughout.
 """
 
 import dataclasses
@@ -17,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax.backbones.layers import Triple, normalise
-from tadjax.backbones.vit import MEAN, STD, Mlp, Stage
+from tadjax.backbones.vit import MEAN, STD, Mlp, Stage, add
 
 PATCH = (2, 4, 4)  # frames, pixels, pixels
 MLP_RATIO = 4
@@ -35,7 +39,10 @@ _norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
 
 
 class PatchEmbed(nn.Module):
-    """Frames [B, T, H, W, 3], normalised -> [B, T/2, H/4, W/4, C]; what is no whole patch is filled up with zeros."""
+    """Frames [B, T, H, W, 3], normalised -> [B, T/2, H/4, W/4, C]; what is no whole patch is filled up with zeros.
+
+    The products are of `dtype`, what comes out float32.
+    """
 
     width: int
     dtype: Any = jnp.float32
@@ -48,22 +55,24 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", _kernel_init, (*PATCH, c, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         patches = frames.reshape(b, t // i, i, h // j, j, w // k, k, c).astype(self.dtype)
-        x = jnp.einsum("btihjwkc,ijkcd->bthwd", patches, kernel.astype(self.dtype)) + bias.astype(self.dtype)
-        return _norm(name="norm")(x).astype(self.dtype)
+        factors = patches, kernel.astype(self.dtype)
+        x = jnp.einsum("btihjwkc,ijkcd->bthwd", *factors, preferred_element_type=jnp.float32) + bias
+        return _norm(name="norm")(x)
 
 
 class PatchMerging(nn.Module):
-    """2 x 2 tokens become one of twice the width."""
+    """2 x 2 tokens become one of twice the width, of x's dtype."""
 
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _pad(x, (1, 2, 2))
+        x, stream = _pad(x, (1, 2, 2)), x.dtype
         corners = [x[:, :, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
         x = _norm(name="norm")(jnp.concatenate(corners, axis=-1)).astype(self.dtype)  # [B, T, h/2, w/2, 4C]
         width = x.shape[-1] // 2
-        return nn.Dense(width, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init, name="reduction")(x)
+        reduction = nn.Dense(width, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init, name="reduction")
+        return reduction(x).astype(stream)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +96,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, shifted: jax.Array, scale: jax.Array | None = None) -> jax.Array:
-        """x [B, T, h, w, C]; shifted: 1 where this block's windows are, else 0; scale [2, B]: stochastic depth."""
+        """x [B, T, h, w, C] -> the same, in x's dtype; shifted: 1 where this block's windows are, else 0; scale [2, B]:
+        stochastic depth."""
         attention = WindowAttention(self.heads, self.window, self.attention, self.dtype, self.share, name="attention")
-        x = x + _scaled(attention(_norm(name="norm1")(x).astype(self.dtype), shifted), scale, 0)
+        x = add(x, _scaled(attention(_norm(name="norm1")(x).astype(self.dtype), shifted), scale, 0))
         mlp = Mlp(MLP_RATIO * x.shape[-1], self.dtype, name="mlp")
-        return x + _scaled(mlp(_norm(name="norm2")(x).astype(self.dtype)), scale, 1)
+        return add(x, _scaled(mlp(_norm(name="norm2")(x).astype(self.dtype)), scale, 1))
 
 
 def _scaled(branch: jax.Array, scale: jax.Array | None, which: int) -> jax.Array:
@@ -218,6 +228,7 @@ class Swin:
     drop_path_rate: float = 0.0
     attention: str = "xla"
     dtype: Any = jnp.float32
+    stream: Any = jnp.float32
     share: Share = Share()
 
     @property
@@ -256,12 +267,12 @@ class Swin:
         return params
 
     def embed(self, params: dict, frames: jax.Array) -> jax.Array:
-        """Frames [B, T, H, W, 3] in 0..255 -> patches [B, T/2, H/4, W/4, C]."""
+        """Frames [B, T, H, W, 3] in 0..255 -> patches, stream [B, T/2, H/4, W/4, C]."""
         return self.stem(params, normalise(frames, MEAN, STD, self.dtype))
 
     def stem(self, params: dict, x: jax.Array) -> jax.Array:
         """`embed`, of frames that are normalised already."""
-        return PatchEmbed(self.stem_width, self.dtype).apply({"params": params["patch_embed"]}, x)
+        return PatchEmbed(self.stem_width, self.dtype).apply({"params": params["patch_embed"]}, x).astype(self.stream)
 
     def stages(self, params: dict) -> list[Stage]:
         stages = []
@@ -287,7 +298,7 @@ class Swin:
         return run
 
     def _final_norm(self, layer: dict, x: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:
-        return _norm().apply({"params": layer}, x).astype(self.dtype)
+        return _norm().apply({"params": layer}, x).astype(self.stream)
 
     def pool(self, x: jax.Array) -> jax.Array:
         """The spatial mean, [B, T', h, w, D] -> float32 [B, T', D]."""

@@ -3,6 +3,10 @@
 A clip of 16 sampled frames is cut into tubelets of 2 frames x p x p pixels and attends only to itself; the clips of a
 window meet in time afterwards. What flows through the blocks is a feature map [B, T', h, w, D] with T' = T / 2, which
 each block folds into clips of 8 steps. The last block's output goes on without a final norm.
+
+Two dtypes: `dtype` of the matrix products, and `stream` of what flows through the blocks, to which each branch is
+added. A branch is about a tenth of what it is added to; bfloat16, with its 8 bits, loses most of it. The published code
+keeps the stream in float32; in bfloat16 the features are some five times as far from an all-float32 run.
 """
 
 import dataclasses
@@ -60,7 +64,10 @@ def feature_map(x: Any) -> jax.Array:
 
 
 class PatchEmbed(nn.Module):
-    """Frames [B, T, H, W, 3], normalised -> tokens [B, T/2, H/p, W/p, D] by a convolution that does not overlap."""
+    """Frames [B, T, H, W, 3], normalised -> tokens [B, T/2, H/p, W/p, D] by a convolution that does not overlap.
+
+    The products are of `dtype`, their sums and the tokens float32.
+    """
 
     width: int
     patch: int
@@ -73,12 +80,12 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", _kernel_init, (TUBELET, p, p, c, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         tubelets = frames[:, :, : h // p * p, : w // p * p].reshape(b, t // TUBELET, TUBELET, h // p, p, w // p, p, c)
-        x = jnp.einsum("btihjwkc,ijkcd->bthwd", tubelets.astype(self.dtype), kernel.astype(self.dtype))
-        return x + bias.astype(self.dtype)
+        factors = tubelets.astype(self.dtype), kernel.astype(self.dtype)
+        return jnp.einsum("btihjwkc,ijkcd->bthwd", *factors, preferred_element_type=jnp.float32) + bias
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block over the tokens of a clip, [n, P, D]."""
+    """One pre-norm transformer block over the tokens of a clip, [n, P, D]. The dtype of x is that of what comes out."""
 
     heads: int
     mlp_width: int
@@ -90,9 +97,15 @@ class Block(nn.Module):
         """`scale` [2, n] multiplies the attention and the MLP branch of each clip (stochastic depth)."""
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=jnp.float32)
         attend = Attention(self.heads, self.attention, self.dtype, name="attention")
-        x = x + _scaled(attend(norm(name="norm1")(x).astype(self.dtype)), scale, 0)
+        x = add(x, _scaled(attend(norm(name="norm1")(x).astype(self.dtype)), scale, 0))
         mlp = Mlp(self.mlp_width, self.dtype, name="mlp")
-        return x + _scaled(mlp(norm(name="norm2")(x).astype(self.dtype)), scale, 1)
+        return add(x, _scaled(mlp(norm(name="norm2")(x).astype(self.dtype)), scale, 1))
+
+
+def add(x: jax.Array, *branches: jax.Array) -> jax.Array:
+    """x and what is added to it, summed in float32, rounded once to x's dtype."""
+    total = sum((branch.astype(jnp.float32) for branch in branches), x.astype(jnp.float32))
+    return total.astype(x.dtype)
 
 
 def _scaled(branch: jax.Array, scale: jax.Array | None, which: int) -> jax.Array:
@@ -134,7 +147,8 @@ class Mlp(nn.Module):
 class Vit:
     """A backbone in the project's contract: `init`, `embed`, `stages`, `pool`, `steps`, and `drop_path`'s draws.
 
-    `image` is the training picture's size in pixels of the checkpoint's position table (224 for all published ones).
+    image: the training picture's size in pixels of the checkpoint's position table (224 for all published ones).
+    dtype: of the products. stream: of what flows through the blocks; bfloat16 takes half the memory and is less exact.
     """
 
     width: int
@@ -146,6 +160,7 @@ class Vit:
     drop_path_rate: float = 0.0
     attention: str = "xla"
     dtype: Any = jnp.float32
+    stream: Any = jnp.float32
 
     @property
     def _patch_embed(self) -> PatchEmbed:
@@ -165,16 +180,15 @@ class Vit:
         return {"patch_embed": embed, "blocks": blocks}
 
     def embed(self, params: dict, frames: jax.Array) -> jax.Array:
-        """Frames [B, T, H, W, 3] in 0..255 (T a multiple of 16) -> tokens with positions, [B, T/2, h, w, D]."""
+        """Frames [B, T, H, W, 3] in 0..255 (T a multiple of 16) -> tokens with positions, stream [B, T/2, h, w, D]."""
         b, t, height, width, _ = frames.shape
         if t % CLIP_FRAMES:
             raise ValueError(f"{t} frames are no whole number of clips of {CLIP_FRAMES} frames")
         x = self._patch_embed.apply({"params": params["patch_embed"]}, normalise(frames, MEAN, STD, self.dtype))
         h, w = height // self.patch, width // self.patch
         positions = position_table(self.width, self.image // self.patch, h, w)  # [8, h, w, D]
-        positions = jnp.asarray(positions, self.dtype)
-        clips = x.reshape(b, t // CLIP_FRAMES, CLIP_STEPS, h, w, self.width) + positions
-        return clips.reshape(x.shape)
+        clips = x.reshape(b, t // CLIP_FRAMES, CLIP_STEPS, h, w, self.width) + positions  # float32
+        return clips.reshape(x.shape).astype(self.stream)
 
     def stages(self, params: dict) -> list[Stage]:
         def block(layer: dict, x: jax.Array, branch_scale: jax.Array | None = None) -> jax.Array:

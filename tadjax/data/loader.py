@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import grain
@@ -26,6 +27,7 @@ from absl import flags
 from jax.sharding import Sharding
 
 from tadjax import ending
+from tadjax.adaptation.host_frames import HostFrames, pack
 from tadjax.data.records import EvaluationSet, Record, TrainSet
 from tadjax.errors import ConfigError, DataError
 
@@ -190,25 +192,85 @@ def steps_per_epoch(records: TrainSet, batch_size: int) -> int:
     return -(-len(records) // batch_size)
 
 
-def to_device(batches: Batches, sharding: Sharding | Mapping[str, Sharding], ahead: int = 1) -> Batches:
-    """The same batches as global device arrays, decoded and put there ahead of time from now on.
+class DeviceBatches(Iterator[Batch]):
+    """Batches as global device arrays, put there by the thread that asks for them, so that every process gives its
+    devices the same programs in the same order. What they are put from is made ahead of time, on the host.
 
-    batches: not yet begun. sharding: of every entry, or one for each. With several processes each gives its share of
-    the rows (`share_of`). Up to ahead + 1 batches wait on the devices besides the one in use.
+    ahead: batches on the devices besides the one in use. Up to that many have been put there when one is handed out,
+    which then counts as in use. 0 is as 1, for a caller that lets go of a batch before it asks for the next.
     """
 
-    def put(batch: Batch) -> Batch:
+    waited = 0.0  # seconds that the last batch kept its caller waiting
+    moving = 0.0  # seconds that it then took to tell the devices what to do; the first time they include compiling
+
+    def __init__(self, batches: Batches, arrive: Callable[[Batch], Batch], ahead: int):
+        self.length = batches.length
+        self._batches, self._arrive, self._ahead = batches, arrive, max(ahead, 1)
+        self._waiting: deque[Batch] = deque()
+
+    def __next__(self) -> Batch:
+        self.waited = self.moving = 0.0
+        while len(self._waiting) < self._ahead:
+            try:
+                batch = next(self._batches)
+            except StopIteration:
+                break
+            finally:
+                self.waited += self._batches.waited
+            begin = time.perf_counter()
+            self._waiting.append(self._arrive(batch))
+            self.moving += time.perf_counter() - begin
+        if not self._waiting:
+            raise StopIteration
+        return self._waiting.popleft()
+
+    def close(self) -> None:
+        """Ends the workers. May be called more than once."""
+        self._waiting.clear()
+        self._batches.close()
+
+    def __enter__(self) -> "DeviceBatches":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def to_device(
+    batches: Batches,
+    sharding: Sharding | Mapping[str, Sharding],
+    ahead: int = 1,
+    arrive: Callable[[Batch, int], Batch] | None = None,
+    packed: bool = False,
+) -> DeviceBatches:
+    """The same batches as global device arrays; decoded ahead of time from now on.
+
+    batches: not yet begun. sharding: of every entry, or one for each. With several processes each gives its share of
+    the rows (`share_of`). ahead: see DeviceBatches. arrive: what puts a batch, with the size of the global one, in
+    another way than entry by entry.
+    """
+
+    def put_all(batch: Batch) -> Batch:
+        if arrive is not None:
+            return arrive(batch, batches.batch_size)
         return {
-            name: _put(rows, batches.batch_size, sharding[name] if isinstance(sharding, Mapping) else sharding)
+            name: put(
+                pack(rows) if packed and name == "frames" else rows,
+                batches.batch_size,
+                sharding[name] if isinstance(sharding, Mapping) else sharding,
+            )
             for name, rows in batch.items()
         }
 
-    moved = Batches(batches.dataset.map(put), batches.batch_size, batches.length, ahead)
-    moved.start()
-    return moved
+    decoded = Batches(batches.dataset, batches.batch_size, batches.length, ahead=1)
+    decoded.start()
+    return DeviceBatches(decoded, put_all, ahead)
 
 
-def _put(rows: np.ndarray, batch_size: int, sharding: Sharding) -> jax.Array:
+def put(rows: np.ndarray | HostFrames, batch_size: int, sharding: Sharding) -> jax.Array | HostFrames:
+    """This process's rows as an array of the whole mesh."""
+    if isinstance(rows, HostFrames):
+        return rows.replace(words=put(rows.words, batch_size, sharding))
     if sharding.is_fully_addressable:
         return jax.device_put(rows, sharding)
     # The global shape tells JAX that only rows are shared out: every process has all frames of a window, even where the

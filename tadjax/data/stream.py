@@ -112,6 +112,11 @@ def one_ahead(items: Iterable[Item], start: Callable[[Item], Started]) -> Iterat
         yield running
 
 
+def one_by_one(items: Iterable[Item], start: Callable[[Item], Started]) -> Iterator[tuple[Item, Started]]:
+    """`one_ahead`, but that the next one is not begun before the caller is done with this one."""
+    return ((item, start(item)) for item in items)
+
+
 def one_batch_ahead(
     windows: Iterator[Item], size: int, start: Callable[[list[Item]], Started]
 ) -> Iterator[tuple[list[Item], Started]]:

@@ -13,11 +13,23 @@ from tadjax.heads.layers import DepthwiseConv, conv_init, downsample, layer_norm
 # Queries a block of local attention. Smaller blocks waste less work on the band's corners, larger ones feed matrix
 # units better.
 BLOCK = 32
+QUERIES = 1024  # of full attention whose scores are held at once
 
 
 def full_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    """Every step attends to every valid step. q (scaled), k, v: [B, T, H, D]; valid: bool [B, T]. -> [B, T, H, D]."""
-    return _attend(q, k, v, valid[:, None])
+    """Every step attends to every valid step. q (scaled), k, v: [B, T, H, D]; valid: bool [B, T]. -> [B, T, H, D].
+
+    Of long sequences some queries at a time, also in the backward pass: memory grows with T, not T^2.
+    """
+    b, length, heads, width = q.shape
+    if length <= QUERIES:
+        return _attend(q, k, v, valid[:, None])
+    count = -(-length // QUERIES)
+    size = -(-length // count)
+    q = jnp.pad(q, ((0, 0), (0, count * size - length), (0, 0), (0, 0)))
+    parts = q.reshape(b, count, size, heads, width).swapaxes(0, 1)
+    out = jax.lax.map(jax.checkpoint(lambda part: _attend(part, k, v, valid[:, None])), parts)
+    return out.swapaxes(0, 1).reshape(b, count * size, heads, width)[:, :length]
 
 
 def local_attention(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, window: int) -> jax.Array:

@@ -79,9 +79,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, VIDEOS)
 
 
-def batch_shardings(mesh: Mesh) -> Mapping[str, NamedSharding]:
-    """Of every entry of a batch, by its name."""
-    return defaultdict(lambda: batch_sharding(mesh), frames=NamedSharding(mesh, FRAMES))
+def batch_shardings(mesh: Mesh, frames: str = "device") -> Mapping[str, NamedSharding]:
+    """Of every entry of a batch, by its name.
+
+    frames: where they wait (config.memory.frames), "device" or "host"; the device where a platform has no other memory.
+    """
+    on_device = NamedSharding(mesh, FRAMES)
+    return defaultdict(lambda: batch_sharding(mesh), frames=_on_host(on_device) if frames == "host" else on_device)
+
+
+def _on_host(sharding: NamedSharding) -> NamedSharding:
+    try:
+        return sharding.with_memory_kind("pinned_host")
+    except ValueError:  # the platform has no such memory
+        return sharding
 
 
 def check_batch(optim: Any, mesh: Mesh) -> None:

@@ -72,18 +72,17 @@ def make_train_step(
     *,
     ema_decay: float,
     accumulate: int = 1,
-    view: Callable[[Batch], jax.Array] | None = None,
     rng_seed: int = 0,
     deterministic: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """(state, batch) -> (next state, metrics: the losses, grad_norm, skipped).
 
-    view: what turns the batch into the frames that the backbone sees (augmentation). deterministic: no drop path, no
-    dropout. accumulate: the batch is cut into that many micro-batches, whose gradients are averaged.
+    batch: what `Localizer.losses` takes; features in place of frames where there are any. deterministic: no drop path,
+    no dropout. accumulate: the batch is cut into that many micro-batches, whose gradients are averaged.
     """
 
     def loss(trained: dict, frozen: dict, head_state: dict, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Any]:
-        frames = view(batch) if view is not None else batch["frames"]
+        frames = batch["features" if "features" in batch else "frames"]
         losses, head_state = localizer.losses(
             {**frozen, **hold(trained)}, head_state, {**batch, "frames": frames}, rng=None if deterministic else rng
         )

@@ -46,6 +46,7 @@ def ours(given, layers, scales, memory, params=None):
         ("block", 2, (0, 1, 2, 3, 4), SCALES),
         ("nested", 1, (1, 2, 3, 4), None),
         ("offload", 2, (0, 1, 2, 3, 4), SCALES),
+        ("nested_offload", 2, (0, 1, 2, 3, 4), SCALES),
         ("block", 0, (1, 3), None),
         ("nested", 0, (3, 4), SCALES),
     ],
@@ -56,6 +57,23 @@ def test_every_way_of_keeping_activations_equals_plain_autodiff(remat, clips_per
     want, want_grads = tiny.value_and_gradient(lambda a: plain(a, layers, scales), given)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     assert tiny.largest_difference(got_grads, want_grads) < 1e-5
+
+
+def test_nested_layers_are_the_fewest_that_keep_to_the_number_of_inputs():
+    assert inside.nested_layers(39) == (4, 8), "11 inputs: 4 and 7 layers that are not nested; then 3 and a nest of 8"
+    assert inside.nested_layers(39, 5) == (4, 8), "fewer than 11 cannot be"
+    assert inside.nested_layers(39, 29) == (1, 11), "29: 28 layers that are not nested, and the nest before them"
+    assert inside.nested_layers(39, 39) == (0, 0)
+    assert inside.nested_layers(1) == (0, 0)
+
+
+@pytest.mark.parametrize("kept", [3, 4])
+def test_a_number_of_kept_inputs_changes_no_gradient(kept):
+    layers = (0, 1, 2, 3, 4)
+    given, memory = adapters(layers), Memory("nested", 2, kept_inputs=kept)
+    _, got = tiny.value_and_gradient(lambda a: ours(a, layers, None, memory), given)
+    _, want = tiny.value_and_gradient(lambda a: plain(a, layers, None), given)
+    assert tiny.largest_difference(got, want) < 1e-5
 
 
 def operations(layers, memory, gradient):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tadjax.adaptation import taps
+from tadjax.adaptation.host_frames import pack
 from tadjax.backbones.vit import Stage, Vit
 from tests.adaptation import tiny
 
@@ -50,15 +51,19 @@ def reference(layers):
     return out, grads
 
 
-def ours(layers, storage, clips_per_group):
+def ours(layers, storage, clips_per_group, on_host=False):
     params, frames = tiny.params(), tiny.frames()
+    if on_host:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind="pinned_host")
+        frames = jax.device_put(pack(frames), here)
+        assert frames.words.sharding.memory_kind == "pinned_host"
 
-    def loss(given):
+    def loss(given, frames):
         options = dict(layers=layers, storage=storage, clips_per_group=clips_per_group)
         collected, last = taps.run(tiny.BACKBONE, params, frames, tap=tap, tap_params=given, **options)
         return weighted_sum(collected[0], last), (collected[0], last)
 
-    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tap_params(len(layers)))
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tap_params(len(layers)), frames)
     return out, grads
 
 
@@ -73,6 +78,13 @@ def test_every_storage_equals_plain_autodiff(storage, clips_per_group):
     # 8 bits: x is off by half a step of 1 / 127 of its channel's largest magnitude, and few errors average out here.
     tolerance = 3e-2 if storage == "store_int8" else 1e-5
     assert tiny.largest_difference(got_grads, want_grads) < tolerance
+
+
+@pytest.mark.parametrize("storage, clips_per_group", [("recompute", 1), ("recompute", 0), ("store", 2)])
+def test_frames_in_the_hosts_memory_change_no_bit(storage, clips_per_group):
+    on_host = ours((1, 3, 4), storage, clips_per_group, on_host=True)
+    on_device = ours((1, 3, 4), storage, clips_per_group)
+    jax.tree.map(np.testing.assert_array_equal, on_host, on_device)
 
 
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3, 4), (2, 3), (4,), (0,)])

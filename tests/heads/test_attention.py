@@ -43,6 +43,30 @@ def test_window_over_everything_is_full_attention(length):
     np.testing.assert_allclose(np.asarray(got)[valid], np.asarray(want)[valid], atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [17, 24])
+def test_some_queries_at_a_time_equal_all_at_once(length, monkeypatch):
+    q, k, v, valid = inputs(length)
+
+    def value_and_gradient():
+        return jax.jit(jax.value_and_grad(lambda *a: (attentions.full_attention(*a, valid) ** 2).sum(), (0, 1, 2)))(
+            q, k, v
+        )
+
+    want = value_and_gradient()
+    monkeypatch.setattr(attentions, "QUERIES", 8)  # 6 or 8 a part
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), value_and_gradient(), want)
+
+
+def test_memory_of_full_attention_grows_with_length_not_its_square():
+    def temporaries(length):
+        q = k = v = jax.ShapeDtypeStruct((1, length, 3, 4), jnp.float32)
+        valid = jax.ShapeDtypeStruct((1, length), bool)
+        gradient = jax.grad(lambda *a: (attentions.full_attention(*a) ** 2).sum(), (0, 1, 2))
+        return jax.jit(gradient).lower(q, k, v, valid).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8 * attentions.QUERIES) < 2.5 * temporaries(4 * attentions.QUERIES)
+
+
 @pytest.mark.parametrize("attend", [full_attention, lambda *a: local_attention(*a, 5)])
 def test_invalid_steps_have_no_influence_and_no_gradient(attend):
     q, k, v, valid = inputs(40)

@@ -19,6 +19,7 @@ from tadjax.parallel.collectives import collectives
 from tadjax.parallel.mesh import make_mesh
 from tadjax.profiling import CLASSES, SEGMENTS, Step, training_step
 from tadjax.program import parse
+from tadjax.training.arrival import Arrival
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import TrainState, create
 from tests.adaptation.tiny import away_from_start, largest_difference
@@ -51,6 +52,7 @@ def random_batch(config) -> dict:
         "labels": rng.integers(0, CLASSES, (VIDEOS, SEGMENTS)).astype(np.int32),
         "segment_valid": np.arange(SEGMENTS) < rng.integers(1, 5, (VIDEOS, 1)),
         "video": np.arange(VIDEOS, dtype=np.int32),
+        "substituted": np.zeros(VIDEOS, np.int32),
     }
 
 
@@ -63,13 +65,19 @@ def starting_state(config) -> TrainState:
     return jax.device_get(create(params, trained, localizer, make_optimizer(config.optim, 100)))
 
 
+def arrived(config, mesh, batch: dict) -> dict:
+    """The batch as a step on this mesh takes it, its frames made of the canvases by the mesh."""
+    arrival = Arrival(config, mesh, {batch["frames"].shape[1:]: config.window.size})
+    return arrival(batch, VIDEOS)
+
+
 def place(values, like):
     return jax.tree.map(lambda a, l: jax.device_put(np.asarray(a, l.dtype), l.sharding), values, like)
 
 
 def three_steps(step: Step, compiled, state: TrainState, batch: dict) -> dict:
     """Losses of the steps; the first step's gradients, as AdamW's first moment has them; what is trained at the end."""
-    state, batch = place(state, step.state), place(batch, step.batch)
+    state = place(state, step.state)
     losses, gradients = [], None
     for _ in range(STEPS):
         state, metrics = compiled(state, batch)
@@ -92,7 +100,7 @@ def main(method: str, shapes: list[str]) -> None:
         mesh = make_mesh(configs.ConfigDict(dict(data=data, clip=clip, fsdp=fsdp)), jax.devices()[: data * clip * fsdp])
         step = training_step(config, mesh, "cpu")
         compiled = step.function.lower(step.state, step.batch).compile()
-        results[shape] = three_steps(step, compiled, state, batch)
+        results[shape] = three_steps(step, compiled, state, arrived(config, mesh, batch))
         if shape in shapes:
             want = results["1x1x1"]
             errors = {name: largest_difference(results[shape][name], want[name]) for name in want}
