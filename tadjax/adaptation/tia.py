@@ -56,8 +56,8 @@ class Tia(nn.Module):
 class DepthwiseConv(nn.Module):
     """Depth-wise convolution over (time, height, width) of [B, T', h, w, C], zero padded, as a sum of shifted maps.
 
-    Compilers fuse the shifts into one pass over memory; as a grouped convolution it is many times slower on CPU. Products
-    and sums are float32, and so are those of the gradients, which go over all positions; what comes out is of `dtype`.
+    Compilers fuse the shifts into one pass over memory; as a grouped convolution it is many times slower on CPU.
+    Products and sums are float32, those of the gradients (over all positions) too; what comes out is of `dtype`.
     """
 
     features: int
