@@ -26,8 +26,7 @@ import numpy as np
 
 from tadjax.adaptation import stacks, taps
 from tadjax.adaptation.inside import Memory
-from tadjax.adaptation.tia import dense
-from tadjax.backbones.layers import resize_in_time
+from tadjax.backbones.layers import dense, resize_in_time
 from tadjax.backbones.vit import CLIP_STEPS, bicubic_matrix, sine_cosine
 
 HEADS = 4  # of the cross-attentions

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 
 from tadjax.adaptation import stacks
 from tadjax.adaptation.inside import Memory, in_clip_groups, part, pick_layer, scan_layers
-from tadjax.adaptation.tia import DepthwiseConv, dense
+from tadjax.adaptation.tia import DepthwiseConv
 from tadjax.backbones.attention import attention
+from tadjax.backbones.layers import Dense, dense
 from tadjax.backbones.vit import Attention, Mlp, Stage, Vit, add
 
 
@@ -45,7 +46,7 @@ class ShiftedAttention(nn.Module):
         group = min(self.group_steps, t)
         if t % group:
             raise ValueError(f"{t} time steps are no whole number of groups of {group}")
-        qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=nn.initializers.truncated_normal(0.02), name="qkv")(x)
+        qkv = Dense(3 * d, self.dtype, nn.initializers.truncated_normal(0.02), name="qkv")(x)
         qkv = qkv.reshape(b, t, h * w, 3, self.heads, d // self.heads)
         half = self.heads // 2
         shifted = jnp.concatenate([qkv[..., :half, :], self.roll(qkv[..., half:, :], -(group // 2), axis=1)], axis=-2)
@@ -55,7 +56,7 @@ class ShiftedAttention(nn.Module):
         out = jnp.moveaxis(out.reshape(b, t // group, h * w, group, self.heads, d // self.heads), 2, 3)
         out = out.reshape(b, t, h * w, self.heads, d // self.heads)
         out = jnp.concatenate([out[..., :half, :], self.roll(out[..., half:, :], group // 2, axis=1)], axis=-2)
-        project = nn.Dense(d, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj")
+        project = Dense(d, self.dtype, nn.initializers.zeros, name="proj")
         return project(out.reshape(b, t, h, w, d))
 
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from tadjax.adaptation import stacks, taps
 from tadjax.adaptation.inside import Memory
-from tadjax.adaptation.tia import DepthwiseConv, Tia, dense
-from tadjax.backbones.layers import resize_in_time
+from tadjax.adaptation.tia import DepthwiseConv, Tia
+from tadjax.backbones.layers import dense, resize_in_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +106,14 @@ class Side:
         return h.astype(jnp.float32).mean((2, 3))
 
     def expand(self, adapter: dict, m: jax.Array) -> jax.Array:
-        """What follows on the pooled bottleneck: m [B, T', h] -> alpha (W_up h' + b_up), [B, T', D]."""
-        tia, h = self.tia, m.astype(self.tia.dtype)
+        """What follows on the pooled bottleneck: m [B, T', h] -> alpha (W_up h' + b_up), float32 [B, T', D]."""
+        tia, h = self.tia, m
         if tia.kernel:
             dwconv = DepthwiseConv(h.shape[-1], tia.kernel, tia.dtype, tia.halo)
             mixed = dwconv.apply({"params": adapter["dwconv"]}, h[:, :, None, None])[:, :, 0, 0]
             mixed = dense(adapter["mid"], mixed, tia.dtype)
             h = h + mixed if tia.residual else mixed
-        return adapter["alpha"].astype(tia.dtype) * dense(adapter["up"], h, tia.dtype)
+        return adapter["alpha"] * dense(adapter["up"], h, tia.dtype).astype(jnp.float32)
 
     def whole(self, tia: Tia, adapter: dict, x: jax.Array) -> jax.Array:
         """The tap for kernels over space: the spatial mean of the adapter's whole output, float32 [B, T', D]."""

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tadjax.backbones.layers import Dense
+
 
 def zero_halo(h: jax.Array, reach: int) -> jax.Array:
     """What stands before and after the window in time: nothing. [B, T, ...] -> [B, T + 2 reach, ...]."""
@@ -21,7 +23,7 @@ def zero_halo(h: jax.Array, reach: int) -> jax.Array:
 
 
 class Tia(nn.Module):
-    """x [B, T', h, w, D] -> alpha (W_up h' + b_up), the same shape: what is added to x (or summed beside the backbone).
+    """x [B, T', h, w, D] -> alpha (W_up h' + b_up), float32, the same shape: what is added to x, or summed beside it.
 
     hidden: width of the bottleneck; 0 = `ratio` of x's. kernel: of the depth-wise convolution over (time, height,
     width), odd numbers; () leaves it out (plain adapter). residual: keeps h in h'. `halo` widens h in time by what lies
@@ -45,16 +47,17 @@ class Tia(nn.Module):
             mixed = self._dense(hidden, nn.initializers.normal((2 / hidden) ** 0.5), "mid")(mixed)
             h = h + mixed if self.residual else mixed
         alpha = self.param("alpha", nn.initializers.ones, (1,))
-        return alpha.astype(self.dtype) * self._dense(self.width or x.shape[-1], nn.initializers.zeros, "up")(h)
+        return alpha * self._dense(self.width or x.shape[-1], nn.initializers.zeros, "up")(h).astype(jnp.float32)
 
-    def _dense(self, features: int, init: Callable, name: str) -> nn.Dense:
-        return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+    def _dense(self, features: int, init: Callable, name: str) -> Dense:
+        return Dense(features, self.dtype, init, name=name)
 
 
 class DepthwiseConv(nn.Module):
     """Depth-wise convolution over (time, height, width) of [B, T', h, w, C], zero padded, as a sum of shifted maps.
 
     Compilers fuse the shifts into one pass over memory; as a grouped convolution it is many times slower on CPU.
+    Products and sums are float32, those of the gradients (over all positions) too; what comes out is of `dtype`.
     """
 
     features: int
@@ -69,17 +72,13 @@ class DepthwiseConv(nn.Module):
         shape = (kt, 1, self.features) if (kh, kw) == (1, 1) else (kt, kh, kw, 1, self.features)
         kernel = self.param("kernel", nn.initializers.normal((2 / taps) ** 0.5), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        weights = kernel.astype(self.dtype).reshape(kt, kh, kw, self.features)
+        weights = kernel.reshape(kt, kh, kw, self.features)
         _, t, h, w, _ = x.shape
         padded = jnp.pad(self.halo(x, kt // 2), ((0, 0), (0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-        out = bias.astype(self.dtype)
+        out = bias
         for i in range(kt):
             for j in range(kh):
                 for k in range(kw):
-                    out = out + weights[i, j, k] * padded[:, i : i + t, j : j + h, k : k + w]
-        return out
-
-
-def dense(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
-    """x W + b for one layer's {"kernel", "bias"}, computed in dtype."""
-    return x.astype(dtype) @ layer["kernel"].astype(dtype) + layer["bias"].astype(dtype)
+                    shifted = padded[:, i : i + t, j : j + h, k : k + w].astype(jnp.float32)
+                    out = out + weights[i, j, k] * shifted
+        return out.astype(self.dtype)

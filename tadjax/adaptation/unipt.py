@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from tadjax.adaptation import stacks, taps
 from tadjax.adaptation.inside import Memory
-from tadjax.adaptation.tia import dense
+from tadjax.backbones.layers import dense
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Convolution and batch norm of video, [B, T, H, W, C]: what the convolutional backbones are made of.
+"""Linear layers; convolution and batch norm of video, [B, T, H, W, C]: what the convolutional backbones are made of.
 
 A kernel that is 1 in time is a 2-D convolution of the frames, one that is 1 in space a 1-D convolution of the pixels'
 series: both run on the well-trodden 2-D routines of every chip. Padding is half the kernel, as in torch, or SAME, as in
 TensorFlow: the two differ where the stride is above 1.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,29 @@ import jax.numpy as jnp
 Triple = tuple[int, int, int]  # time, height, width
 
 _kernel_init = nn.initializers.he_normal()
+
+
+def dense(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
+    """x W + b for one layer's {"kernel", "bias"}: the product in dtype, and what comes out.
+
+    The bias is added in float32: its gradient is a sum over all positions, which must not be rounded on its way.
+    """
+    product = x.astype(dtype) @ layer["kernel"].astype(dtype)
+    return (product.astype(jnp.float32) + layer["bias"]).astype(dtype)
+
+
+class Dense(nn.Module):
+    """`dense` as a module, with the parameters of nn.Dense: [..., C] -> dtype [..., width]."""
+
+    width: int
+    dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width))
+        return dense({"kernel": kernel, "bias": self.param("bias", self.bias_init, (self.width,))}, x, self.dtype)
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: Triple = (1, 1, 1), padding: str = "HALF") -> jax.Array:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tadjax.backbones.layers import Triple, normalise
+from tadjax.backbones.layers import Dense, Triple, normalise
 from tadjax.backbones.vit import MEAN, STD, Mlp, Stage, add
 
 PATCH = (2, 4, 4)  # frames, pixels, pixels
@@ -136,7 +136,7 @@ class WindowAttention(nn.Module):
         region = regions((padded[0] * self.share.count, *padded[1:]), window, shift)
         region = self.share.own(jnp.asarray(region), 0) * (shifted > 0)  # [n, N]
         out = self._attend(windows, region, 1 if self.implementation == "xla" else padded[0] // window[0])
-        out = nn.Dense(d, dtype=self.dtype, kernel_init=_kernel_init, name="proj")(out)
+        out = Dense(d, self.dtype, _kernel_init, name="proj")(out)
         x = _roll(join_windows(out, padded, window), shift, 1, shifted, self.share)
         return x[:, : size[0], : size[1], : size[2]]
 
@@ -144,7 +144,7 @@ class WindowAttention(nn.Module):
         """Windows [B, n, N, C] -> the same, in so many parts of the n windows, of which each is recomputed alone."""
         b, n, tokens, d = x.shape
         bias = self._position_bias(tokens)  # [heads, N, N]
-        qkv = nn.Dense(3 * d, dtype=self.dtype, kernel_init=_kernel_init, name="qkv")(x)
+        qkv = Dense(3 * d, self.dtype, _kernel_init, name="qkv")(x)
         qkv = qkv.reshape(b, parts, n // parts, tokens, 3, self.heads, d // self.heads)
         qkv = jnp.moveaxis(qkv, (1, 4), (0, 1))  # [parts, 3, B, n / parts, N, heads, d]
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax.backbones.attention import attention
-from tadjax.backbones.layers import normalise
+from tadjax.backbones.layers import Dense, normalise
 
 TUBELET = 2  # frames
 CLIP_FRAMES = 16
@@ -125,10 +125,11 @@ class Attention(nn.Module):
         qkv = nn.Dense(3 * d, use_bias=False, dtype=self.dtype, kernel_init=_kernel_init, name="qkv")(x)
         q_bias = self.param("q_bias", nn.initializers.zeros, (d,))
         v_bias = self.param("v_bias", nn.initializers.zeros, (d,))
-        qkv = qkv + jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
+        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+        qkv = (qkv.astype(jnp.float32) + bias).astype(self.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(n, tokens, 3, self.heads, d // self.heads), 2, 0)  # [n, P, heads, d]
         out = attention(q, k, v, self.implementation).reshape(n, tokens, d)
-        return nn.Dense(d, dtype=self.dtype, kernel_init=_kernel_init, name="proj")(out)
+        return Dense(d, self.dtype, _kernel_init, name="proj")(out)
 
 
 class Mlp(nn.Module):
@@ -138,9 +139,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_kernel_init, name="fc1")(x)
+        x = Dense(self.hidden, self.dtype, _kernel_init, name="fc1")(x)
         x = nn.gelu(x, approximate=False)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=_kernel_init, name="fc2")(x)
+        return Dense(width, self.dtype, _kernel_init, name="fc2")(x)
 
 
 @dataclasses.dataclass(frozen=True)

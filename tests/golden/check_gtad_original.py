@@ -54,7 +54,7 @@ def check(path: pathlib.Path) -> Iterator[Row]:
     yield Row("out/node_loss", node(arrays["in/pred_start"], arrays["in/pred_end"]), arrays["out/node_loss"], **LOSS)
     for name, got in (("pred_map", of_map), ("pred_start", of_nodes[0]), ("pred_end", of_nodes[1])):
         want = arrays[f"grad/{name}"]
-        yield Row(f"grad/{name}", got, want, max(1e-7, 1e-4 * float(np.abs(want).max())), 1e-3)
+        yield Row(f"grad/{name}", got, want, max(1e-7, 1e-6 * float(np.abs(want).max())))
     yield from _detections(arrays, config)
 
 

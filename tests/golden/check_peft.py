@@ -57,7 +57,7 @@ def _rows(name: str, case: Arrays, params: Any, function: Callable, names: dict[
 
 
 def _gradient_tolerance(want: np.ndarray) -> float:
-    return max(5e-6, 1e-4 * float(np.abs(want).max()))
+    return max(5e-6, 9e-6 * float(np.abs(want).max()))
 
 
 def _ours(array: np.ndarray) -> np.ndarray:
