@@ -252,6 +252,8 @@ def _parse_video(
     seen = set()
     for index, (begin, end), text in _parse_segments(file, name, entry):
         if text not in label_of:
+            if text == AMBIGUOUS:  # of a list of classes that leaves it out, as THUMOS14's does
+                continue
             close = difflib.get_close_matches(text, label_of, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise DataError(
