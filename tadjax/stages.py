@@ -26,6 +26,7 @@ from tadjax.extract import extract
 from tadjax.files import write_whole
 from tadjax.localizer import build
 from tadjax.locking import alone
+from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import Params, check_workdir, decide_classes, initial_params, load_run, write_classes
 from tadjax.train import train
@@ -38,6 +39,7 @@ HANDED_ON = {"classify": ("backbone",), "warmup": ("head",), "encoder": ("adapte
 
 
 @alone
+@hosts.signals_restored()
 def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """Does the stages of config.lofi.stages that are left; returns the evaluation of the last, {} if stopped before."""
     stages = {stage: stage_config(config, stage, workdir) for stage in config.lofi.stages}

@@ -44,6 +44,7 @@ from tadjax.training.state import TrainState, create, make_train_step, split
 
 
 @alone
+@hosts.signals_restored()
 def train(
     config: Any,
     workdir: pathlib.Path,
@@ -59,7 +60,8 @@ def train(
     profiler traces, into WORKDIR/profile.
 
     Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
-    was never stopped. SIGTERM saves and returns early. A run that is at work in the workdir already is a TadjaxError.
+    was never stopped. SIGTERM saves and returns early; afterwards it ends the process again. A run that is at work in
+    the workdir already is a TadjaxError.
     """
     start, index = start or {}, index or workdir / "index"
     classes = decide_classes(config)
