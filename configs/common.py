@@ -4,11 +4,9 @@ Unless said otherwise the defaults are those of AdaTAD on THUMOS14 (OpenTAD's pu
 overridden on the command line: --config.optim.head_lr=2e-4
 """
 
-import difflib
-
 from ml_collections import ConfigDict
 
-from tadjax.errors import ConfigError
+from tadjax.errors import ConfigError, did_you_mean
 
 SIZES = ("vits", "vitb", "vitl", "vith", "vitg")
 # Words for the other backbones: config.backbone.name and size.
@@ -339,8 +337,7 @@ def pick(variant: str, *choices: tuple[str, ...]) -> tuple[str, ...]:
     picked = tuple(next((word for word in group if word in words), group[0]) for group in choices)
     for word in words:
         if word not in known:
-            close = difflib.get_close_matches(word, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            hint = did_you_mean(word, known) or f"there are {', '.join(known)}"
             raise ConfigError(f"variant {variant!r}: {word!r} is none of this config's variants; {hint}")
         if word not in picked:
             raise ConfigError(f"variant {variant!r}: {word!r} cannot stand beside another of its kind; give one")

@@ -102,7 +102,8 @@ def write_run(folder: pathlib.Path, config: Any, classes: tuple[str, ...], local
     if lazy:
         save_tree(folder / "frozen", lazy)
     params, _ = split(nested(made), trained)
-    state = jax.jit(lambda p: create(p, trained, localizer, make_optimizer(config.optim, 1)))(params)
+    tx = make_optimizer(config.optim, 1)
+    state = jax.jit(lambda p: create(p, trained, localizer, tx, config.optim.ema_decay))(params)
     head_state = nested(made).get("state", {})
     state = state.replace(head_state={name: head_state.get(name, value) for name, value in state.head_state.items()})
     checkpoints = Checkpoints(folder)

@@ -2,7 +2,7 @@
 
     WORKDIR/config.json, classes.txt   what was trained
     WORKDIR/frozen/                    the frozen collections, written as a run begins; frozen.checksums.json
-    WORKDIR/checkpoints/STEP/          trained (float32), ema, resume (optimizer, head state, counters), metrics
+    WORKDIR/checkpoints/STEP/          trained (float32), ema if any, resume (optimizer, head state, counters), metrics
 
     WORKDIR/damaged/STEP/              checkpoints that could not be read, set aside
 
@@ -101,7 +101,7 @@ class Checkpoints:
                     self._set_aside(str(step), reason or f"{self.workdir}/checkpoints/{step} is damaged")
                 self._manager.reload()
                 continue
-            return like.replace(trained=found["trained"], ema=found["ema"], **found["resume"])
+            return like.replace(trained=found["trained"], ema=found.get("ema", {}), **found["resume"])
         if steps:
             raise WeightsError(
                 f"{self.workdir}: no checkpoint is whole; they lie in {self.workdir}/damaged now, and the same command "
@@ -238,7 +238,8 @@ def checksum(tree: Any) -> int | None:
 
 def _items(state: TrainState) -> dict[str, Any]:
     """What of a state is saved, under which name."""
-    return {"trained": state.trained, "ema": state.ema, "resume": {name: getattr(state, name) for name in RESUME}}
+    resume = {name: getattr(state, name) for name in RESUME}
+    return {"trained": state.trained, **({"ema": state.ema} if state.ema else {}), "resume": resume}
 
 
 def _abstract(tree: Any) -> Any:

@@ -89,8 +89,10 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _on_host(array: Any) -> np.ndarray:
-    """The numbers; of a copy, since JAX keeps what the host has read of an array for as long as the array lives."""
+    """The numbers. JAX keeps what the host has read of an array for as long as that array lives: so they are read of
+    another array over the same buffers, which takes no memory of the device, and goes with them."""
     if isinstance(array, jax.Array):
         array = array if array.is_fully_addressable else array.addressable_data(0)
-        array = jax.device_put(array, array.sharding, may_alias=False)
+        shards = [shard.data for shard in array.addressable_shards]
+        array = jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
     return np.asarray(array)

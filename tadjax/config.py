@@ -1,6 +1,5 @@
 """Checks a config before anything is loaded, and says in words what is wrong with it. Imports no JAX, to be fast."""
 
-import difflib
 import importlib
 import json
 import os
@@ -12,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tadjax.errors import ConfigError
+from tadjax.errors import ConfigError, did_you_mean, similar
 from tadjax.field_rules import (
     BACKBONE_SIZES,
     BESIDE,
@@ -126,9 +125,9 @@ def check_overrides(argv: list[str]) -> None:
     for name, value in given:
         path = pathlib.Path(value.partition(":")[0])
         if name == "config" and value and not path.exists():
-            close = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.py")], 1)
-            hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-            raise ConfigError(f"--config: No such file or directory: {str(path)!r}{hint}")
+            there = {other.name: str(other) for other in sorted(path.parent.glob("*.py"))}
+            hint = did_you_mean(path.name, there, there.get)
+            raise ConfigError(f"--config: No such file or directory: {str(path)!r}" + (f"; {hint}" if hint else ""))
 
 
 LOADING_ERRORS = (AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError)
@@ -140,12 +139,14 @@ def loading_failure(error: Exception) -> str:
 
 
 def _unknown(name: str, known: dict[str, Any]) -> str:
-    """The message for a field that does not exist: the closest one by its last part, else by the whole name."""
+    """The message for a field that does not exist: the closest ones by the last part, else by the whole name."""
     section, _, leaf = name.rpartition(".")
     siblings = {n.rpartition(".")[2]: n for n in known if n.rpartition(".")[0] == section}
-    close = difflib.get_close_matches(leaf, siblings, 1, 0.5)
-    best = siblings[close[0]] if close else next(iter(difflib.get_close_matches(name, known, 1, 0.4)), None)
-    return f"config.{name}: no such field" + (f"; did you mean config.{best}?" if best else "")
+    if similar(leaf, siblings):
+        hint = did_you_mean(leaf, siblings, lambda sibling: f"config.{siblings[sibling]}")
+    else:
+        hint = did_you_mean(name, known, lambda other: f"config.{other}")
+    return f"config.{name}: no such field" + (f"; {hint}" if hint else "")
 
 
 def _type_problem(value: Any, default: Any, several: bool = False) -> str | None:
@@ -285,7 +286,8 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
     frames, field = (window.snippet_frames, "snippet_frames") if snippets else (window.frames, "frames")
     groups = config.memory.clips_per_group
     if size not in BACKBONE_SIZES[name]:
-        yield f"config.backbone.size = {size!r}: {one_of(*BACKBONE_SIZES[name])(size)}, the sizes of {name}"
+        rule = one_of(*BACKBONE_SIZES[name], what=f"the sizes of {name}")
+        yield f"config.backbone.size = {size!r}: {rule(size)}"
     if name in CLIP_FRAMES and frames % CLIP_FRAMES[name]:
         yield f"config.window.{field} = {frames} is no multiple of {CLIP_FRAMES[name]}, the frames of one clip"
     elif snippets and groups and window.feature_length % groups:

@@ -3,10 +3,11 @@
 A rule is given a value and returns what is wrong with it, as the end of a sentence, or None.
 """
 
-import difflib
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from tadjax.errors import did_you_mean
 
 # What tadjax/backbones has, by config.backbone.name: the sizes, and the frames that a window is a multiple of.
 BACKBONE_SIZES = {
@@ -27,13 +28,15 @@ ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt")  # methods that look into 
 Rule = Callable[[Any], str | None]
 
 
-def one_of(*choices: Any) -> Rule:
+def one_of(*choices: Any, what: str = "") -> Rule:
+    """One of the choices; `what` says of what they are."""
+
     def rule(value: Any) -> str | None:
         if value in choices:
             return None
-        close = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"must be one of {', '.join(repr(c) for c in choices)}{hint}"
+        hint = did_you_mean(str(value), map(str, choices))
+        listed = ", ".join([*map(repr, choices), *([what] if what else [])])
+        return f"must be one of {listed}" + (f"; {hint}" if hint else "")
 
     return rule
 

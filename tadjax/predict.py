@@ -9,7 +9,6 @@ found.save("out")
 
 import contextlib
 import dataclasses
-import difflib
 import glob
 import os
 import pathlib
@@ -36,7 +35,7 @@ from tadjax.detections.decode import Detections, postprocess, postprocess_video
 from tadjax.detections.fusion import merge_windows
 from tadjax.detections.results import write_results
 from tadjax.detections.settings import PostSettings
-from tadjax.errors import ConfigError, DataError, DiskError, TadjaxError
+from tadjax.errors import ConfigError, DataError, DiskError, TadjaxError, did_you_mean
 from tadjax.files import write_whole
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
@@ -66,8 +65,7 @@ class Filter:
         """Raises ConfigError where a wanted label is no class of the model, with the closest that is."""
         for label in self.labels:
             if label not in classes:
-                close = difflib.get_close_matches(label, classes, 1)
-                hint = f"did you mean {close[0]!r}?" if close else f"its classes are {', '.join(classes[:20])}"
+                hint = did_you_mean(label, classes) or f"its classes are {', '.join(classes[:20])}"
                 raise ConfigError(f"the model knows no label {label!r}; {hint}")
 
     def __call__(self, found: Detections, classes: Sequence[str]) -> Detections:

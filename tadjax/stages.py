@@ -26,6 +26,7 @@ from tadjax.extract import extract
 from tadjax.files import write_whole
 from tadjax.localizer import build
 from tadjax.locking import alone
+from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import Params, check_workdir, decide_classes, initial_params, load_run, write_classes
 from tadjax.train import train
@@ -38,6 +39,7 @@ HANDED_ON = {"classify": ("backbone",), "warmup": ("head",), "encoder": ("adapte
 
 
 @alone
+@hosts.signals_restored()
 def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """Does the stages of config.lofi.stages that are left; returns the evaluation of the last, {} if stopped before."""
     stages = {stage: stage_config(config, stage, workdir) for stage in config.lofi.stages}
@@ -136,7 +138,8 @@ def join(config: Any, workdir: pathlib.Path, params: Params, metrics: dict[str, 
     localizer = build(config, len(classes))
     params = initial_params(config, localizer, mesh, params)
     trained = configs.trained_collections(config)
-    state = jax.jit(lambda params: create(params, trained, localizer, make_optimizer(config.optim, 1)))(params)
+    tx = make_optimizer(config.optim, 1)
+    state = jax.jit(lambda params: create(params, trained, localizer, tx, config.optim.ema_decay))(params)
     save_frozen(workdir, state.frozen)
     write_classes(workdir, classes)
     checkpoints = Checkpoints(workdir)

@@ -44,6 +44,7 @@ from tadjax.training.state import TrainState, create, make_train_step, split
 
 
 @alone
+@hosts.signals_restored()
 def train(
     config: Any,
     workdir: pathlib.Path,
@@ -59,7 +60,8 @@ def train(
     profiler traces, into WORKDIR/profile.
 
     Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
-    was never stopped. SIGTERM saves and returns early. A run that is at work in the workdir already is a TadjaxError.
+    was never stopped. SIGTERM saves and returns early; afterwards it ends the process again. A run that is at work in
+    the workdir already is a TadjaxError.
     """
     start, index = start or {}, index or workdir / "index"
     classes = decide_classes(config)
@@ -219,7 +221,10 @@ def initial_state(
     params, trained = initial_params(config, localizer, mesh, start), configs.trained_collections(config)
     save_frozen(workdir, split(params, trained)[1])
     out_shardings = jax.tree.map(lambda a: a.sharding, like)
-    return jax.jit(lambda params: create(params, trained, localizer, tx), out_shardings=out_shardings)(params)
+    new = jax.jit(
+        lambda params: create(params, trained, localizer, tx, config.optim.ema_decay), out_shardings=out_shardings
+    )
+    return new(params)
 
 
 def abstract_state(
@@ -227,7 +232,7 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of a config's state."""
     params, trained = abstract_params(config, localizer, mesh), configs.trained_collections(config)
-    shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx), params)
+    shapes = jax.eval_shape(lambda params: create(params, trained, localizer, tx, config.optim.ema_decay), params)
     placed = meshes.shardings(shapes, mesh)
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, placed)
 
@@ -248,8 +253,8 @@ def weights_of(state: TrainState, config: Any) -> dict:
 
 
 def learning_rates(config: Any, epoch: int) -> dict[str, np.ndarray]:
-    """The learning rate of every group at every step of the run, worked out once: on a device each value of a schedule
-    is a handful of tiny programs, and waiting for one of them is waiting for the training step before it."""
+    """The learning rate of every group after every number of updates, worked out once: on a device each value of a
+    schedule is a handful of tiny programs, and waiting for one of them is waiting for the training step before it."""
     steps = np.arange(config.optim.epochs * epoch)
     groups = schedules(config.optim, epoch)
     return {name: jax.device_get(jax.jit(jax.vmap(rate))(steps)) for name, rate in groups.items()}
@@ -296,6 +301,7 @@ class Watch:
     def _look(self, step: int, metrics: dict, videos: jax.Array) -> str:
         with self.clock("device"):
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        updates = int(numbers.pop("updates"))  # not step - 1: a skipped step does not move the schedules on
         self._steps += 1
         if numbers["skipped"]:
             self._note_skipped(step, numbers, videos)
@@ -304,14 +310,14 @@ class Watch:
             self._note_spike(step, numbers["loss"], videos)
         if step % self._config.train.log_every == 0:
             lap = self.clock.lap()
-            rates = {f"lr/{name}": float(rate[step - 1]) for name, rate in self._rates.items()}
+            rates = {f"lr/{name}": float(rate[updates]) for name, rate in self._rates.items()}
             speed = {"steps_per_second": self._steps / lap["seconds/all"]}
             with self.clock("log"):
                 self.log.write(step, {**numbers, **rates, **speed, **lap})
             waiting = 100 * lap.get("seconds/input", 0.0) / lap["seconds/all"]
             self._text = f"{speed['steps_per_second']:.2f} steps/s, {waiting:.0f} % waiting for data"
             self._steps = 0
-        lr = self._rates["head_no_decay"][step - 1]
+        lr = self._rates["head_no_decay"][updates]
         return f"loss {numbers['loss']:.4f}, lr {lr:.1e}, {self._text}"
 
     def _note_spike(self, step: int, loss: float, videos: jax.Array) -> None:

@@ -55,6 +55,24 @@ def test_evaluation_reads_averaged_weights_of_the_best(saved):
     np.testing.assert_array_equal(weights["head"]["kernel"], np.full((3, 2), 6.0))
 
 
+def test_a_state_without_an_average_is_saved_without(tmp_path):
+    state = state_at(1).replace(ema={})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state)
+    checkpoints.wait()
+    assert not (tmp_path / "checkpoints" / "1" / "ema").exists()
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(state_at(0).replace(ema={})), state)
+    weights, _ = checkpoints.weights(state.trained, ema=False)
+    np.testing.assert_array_equal(weights["head"]["kernel"], np.full((3, 2), 1.0))
+    checkpoints.close()
+
+
+def test_a_state_without_an_average_comes_back_from_where_one_was_saved(saved):
+    """Earlier versions kept one always."""
+    restored = Checkpoints(saved).restore(state_at(0).replace(ema={}))
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(6).replace(ema={}))
+
+
 @pytest.mark.parametrize("item", ["trained", "ema", "resume"])
 def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(saved, item, capsys):
     for path in (saved / "checkpoints" / "6" / item).rglob("*"):

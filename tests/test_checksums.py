@@ -53,6 +53,23 @@ def test_an_array_has_a_checksum_as_it_is_and_one_as_bfloat16(converted):
     assert checksums.of(np.arange(3)) == {"int64": zlib.crc32(np.arange(3).tobytes())}
 
 
+def test_checksums_take_no_memory_of_the_device(monkeypatch):
+    """Nor does JAX keep what the host has read: of an array over several devices it would."""
+    tree = [jnp.full((256, 1024), float(i)) for i in range(8)]  # 1 MiB each
+    buffers = {array.unsafe_buffer_pointer() for array in tree}
+    extra = []
+
+    def counting(numbers):
+        live = {a.unsafe_buffer_pointer(): a.nbytes for a in jax.live_arrays()}
+        extra.append(sum(size for at, size in live.items() if at not in before | buffers))
+        return plain(numbers)
+
+    before, plain = {a.unsafe_buffer_pointer() for a in jax.live_arrays()}, zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", counting)
+    checksums.crcs(tree)
+    assert extra == [0] * 8
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_a_flipped_bit_in_converted_weights_names_the_array(dtype, converted):
     folder, kernel = converted

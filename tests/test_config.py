@@ -92,12 +92,26 @@ def test_all_wrong_fields_are_reported_at_once():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("optim.hed_lr", "config.optim.head_lr"), ("heads.width", "config.head.width"), ("qqq", None)],
+    [
+        ("optim.hed_lr", "config.optim.head_lr"),
+        ("optim.lr", "config.optim.adapter_lr, config.optim.backbone_lr, config.optim.head_lr or config.optim.min_lr"),
+        ("heads.width", "config.head.width"),
+        ("dtyp", "config.dtype"),
+        ("qqq", None),
+    ],
 )
 def test_a_misspelt_field_suggests_the_right_one(name, hint):
     with pytest.raises(ConfigError) as error:
         configs.check_names([name])
     assert str(error.value) == f"config.{name}: no such field" + (f"; did you mean {hint}?" if hint else "")
+
+
+def test_a_size_of_one_letter_is_no_near_miss_of_two():
+    config = load(ROOT / "configs" / "thumos_vitg.py")
+    config.backbone.size = "xl"
+    with pytest.raises(ConfigError) as error:
+        configs.check(config, configs.reference())
+    assert str(error.value).endswith("'g', 'tiny', 'demo', the sizes of vit")
 
 
 def test_backbones_and_sizes_of_the_config_are_those_there_are():

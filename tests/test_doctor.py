@@ -213,7 +213,7 @@ def test_an_accelerator_that_jax_does_not_see_is_wrong(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--config=configs/thumos.py:vitx"], 2, "did you mean 'vits'?"),
+        (["--config=configs/thumos.py:vitx"], 2, "there are vits, vitb,"),
         (["--config=configs/none.py"], 2, "No such file or directory: 'configs/none.py'"),
         (["--config=configs/thumos_vitgg.py"], 2, "did you mean configs/thumos_vitg.py?"),
         (["--config=configs/thumos_vits.py", "--config.optim.hed_lr=1"], 2, "did you mean config.optim.head_lr?"),

@@ -249,7 +249,8 @@ def test_every_tiny_twin_is_right(recipe):
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ("vitx", "variant 'vitx': 'vitx' is none of this config's variants; did you mean 'vits'?"),
+        ("slofast50", "variant 'slofast50': 'slofast50' is none of this config's variants; did you mean 'slowfast50'?"),
+        ("vitx", "'vitx' is none of this config's variants; there are vits, vitb, vitl, vith, vitg, slowfast50"),
         ("vitb,vitg", "variant 'vitb,vitg': 'vitg' cannot stand beside another of its kind; give one"),
         ("9000", "'9000' is none of this config's variants; there are vits, vitb, vitl, vith, vitg, slowfast50"),
     ],

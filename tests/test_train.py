@@ -249,6 +249,31 @@ def begin(config, workdir: pathlib.Path, *, saves: bool):
     return begun.value.args[0]
 
 
+def test_sigterm_ends_the_process_again_once_train_is_over(small_config, tmp_path):
+    """However it is over, here by an error in the loop, after the handler was set."""
+
+    class Ended(Exception):
+        pass
+
+    def ended(*_):
+        raise Ended
+
+    def loop(config, workdir, state, train_step, batches, *_):
+        hosts.Sigterm()
+        batches.close()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "loop", loop)
+            train(small_config, tmp_path)
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def two_weights(small_config, tmp_path) -> list[str]:
     """Folders of weights of the tiny backbone, and the config told to take some."""

@@ -26,7 +26,7 @@ def resolve(implementation: str, platform: str, dtype: Any) -> str:
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "xla") -> jax.Array:
     """softmax(q k^T / sqrt(d)) v for q, k, v of shape [n, P, heads, d]; same shape and dtype out, softmax in float32.
 
-    `implementation` is one of "xla", "chunked", "cudnn" (GPU, float16 or bfloat16), "splash" (TPU).
+    `implementation` is one of "xla", "chunked", "cudnn" (GPU, float16 or bfloat16), "splash" (TPU); ValueError if not.
     """
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -34,7 +34,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str = "x
         return _splash(q, k, v)
     if implementation == "chunked":
         return _chunked(q, k, v)
-    return _materialised(q, k, v)
+    if implementation == "xla":
+        return _materialised(q, k, v)
+    raise ValueError(f"attention: implementation is {implementation!r}; it must be xla, chunked, cudnn or splash")
 
 
 def _materialised(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -43,6 +43,7 @@ LOST = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|barrier", 
 _leaving = threading.Event()
 _asked = threading.Event()  # by SIGTERM, which may come between two stages of a job
 _stopped = threading.Event()
+_restored = 0  # blocks of `signals_restored` that are open
 
 
 def connect(
@@ -152,7 +153,8 @@ class Sigterm:
     """SIGTERM as a wish to save and stop; `now` tells when, and it is the same moment on all processes.
 
     With several processes JAX's coordinator spreads the signal, whichever of them got it, and names the next moment
-    that none has come to. From its making on, SIGTERM no longer ends the process.
+    that none has come to. From its making on, SIGTERM no longer ends the process, until the end of the outermost
+    `signals_restored` around it.
     """
 
     def __init__(self) -> None:
@@ -177,8 +179,29 @@ def ask_to_stop() -> None:
         _asked.set()
 
 
+@contextlib.contextmanager
+def signals_restored() -> Iterator[None]:
+    """At the end of the outermost of such blocks SIGTERM does what it did at its beginning, whatever ended it.
+
+    Each outermost block begins without a wish to stop of a block before. Also a decorator. With several processes it is
+    JAX's coordinator that listens, for as long as the process lives.
+    """
+    global _restored
+    outermost, before = _restored == 0, signal.getsignal(signal.SIGTERM)
+    if outermost:
+        _asked.clear()
+        _stopped.clear()
+    _restored += 1
+    try:
+        yield
+    finally:
+        _restored -= 1
+        if outermost and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None is a handler that Python cannot name
+
+
 def stopped_by_sigterm() -> bool:
-    """Whether a `Sigterm` of this process has told to stop."""
+    """Whether a `Sigterm` has told to stop, in this `signals_restored` or the last one."""
     return _stopped.is_set()
 
 

@@ -14,7 +14,7 @@ from tadjax.training.optimizer import hold
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32, steps done. trained, frozen: the collections of params. ema: average of `trained`.
+    """step: int32, steps done. trained, frozen: the collections of params. ema: average of `trained`, or {} for none.
 
     head_state: what the head carries from step to step (its loss normaliser). skipped: int32, steps in a row whose loss
     or gradient was not finite; such a step changes nothing but the counters.
@@ -38,16 +38,16 @@ def split(params: dict, trained: tuple[str, ...]) -> tuple[dict, dict]:
 
 
 def create(
-    params: dict, trained: tuple[str, ...], localizer: Localizer, tx: optax.GradientTransformation
+    params: dict, trained: tuple[str, ...], localizer: Localizer, tx: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; no average is kept where `ema_decay` is 0."""
     trained_params, frozen = split(params, trained)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         trained=trained_params,
         frozen=frozen,
-        ema=jax.tree.map(jnp.copy, trained_params),
+        ema=jax.tree.map(jnp.copy, trained_params) if ema_decay else {},
         optimizer=tx.init(trained_params),
         head_state=localizer.head.init_state(),
     )
@@ -66,6 +66,11 @@ def moving_average(average: Any, new: Any, decay: float) -> Any:
     return jax.tree.map(lambda a, b: rounded(decay * a) + rounded((1 - decay) * b), average, new)
 
 
+def updates_of(optimizer: Any) -> jax.Array:
+    """int32: how often an optimizer's state was advanced, by the count that its learning rates go by."""
+    return optax.tree.get_all_with_path(optimizer, "count")[0][1]
+
+
 def make_train_step(
     localizer: Localizer,
     tx: optax.GradientTransformation,
@@ -75,8 +80,9 @@ def make_train_step(
     rng_seed: int = 0,
     deterministic: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """(state, batch) -> (next state, metrics: the losses, grad_norm, skipped).
+    """(state, batch) -> (next state, metrics: the losses, grad_norm, skipped, updates).
 
+    updates: int32, steps before this one that were not skipped, which the learning rates of this step follow from.
     batch: what `Localizer.losses` takes; features in place of frames where there are any. deterministic: no drop path,
     no dropout. accumulate: the batch is cut into that many micro-batches, whose gradients are averaged.
     """
@@ -116,13 +122,14 @@ def make_train_step(
         trained = optax.apply_updates(state.trained, updates)
         advanced = dict(
             trained=trained,
-            ema=moving_average(state.ema, trained, ema_decay),
+            ema=moving_average(state.ema, trained, ema_decay) if ema_decay else state.ema,
             optimizer=optimizer,
             head_state=head_state,
         )
         kept = {name: getattr(state, name) for name in advanced}
         chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), advanced, kept)
         following = state.replace(step=state.step + 1, skipped=jnp.where(finite, 0, state.skipped + 1), **chosen)
-        return following, {**losses, "grad_norm": norm, "skipped": following.skipped}
+        metrics = {**losses, "grad_norm": norm, "skipped": following.skipped, "updates": updates_of(state.optimizer)}
+        return following, metrics
 
     return train_step

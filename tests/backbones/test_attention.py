@@ -1,6 +1,7 @@
 """Every kernel of attention gives what the plain formula gives, and so do its gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,14 @@ def test_the_gpus_kernel(tokens):
     given = inputs(tokens, 88, jnp.bfloat16, heads=16)
     for got, want in zip(outputs("cudnn", *given), expected(*given), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-2 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("implementation", ["cudn", "auto", ""])
+def test_other_names_are_refused(implementation):
+    """They would be computed some way, and not the one that was meant; "auto" is for `resolve`."""
+    message = "is {!r}; it must be xla, chunked, cudnn or splash"
+    with pytest.raises(ValueError, match=re.escape(message.format(implementation))):
+        attention(*inputs(4, 8)[:3], implementation)
 
 
 @pytest.mark.parametrize(

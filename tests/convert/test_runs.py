@@ -100,7 +100,7 @@ def test_training_can_go_on_from_it(detector, tmp_path):
     assert to_run(tmp_path, file) == 0
     config = configs.load(tmp_path / "RUN" / "config.json")
     tx = make_optimizer(config.optim, 10)
-    like = create(jax.tree.map(jnp.asarray, params), configs.trained_collections(config), localizer, tx)
+    like = create(jax.tree.map(jnp.asarray, params), configs.trained_collections(config), localizer, tx, 0.9)
     state = Checkpoints(tmp_path / "RUN").restore(like)
     assert int(state.step) == 0
     assert float(state.head_state["loss_normalizer"]) == 77
@@ -123,7 +123,7 @@ def test_a_trained_run_becomes_a_complete_opentad_checkpoint(detector, tmp_path)
     layout, file, localizer, params, saved = detector
     config = load_config(file, [])
     trained = configs.trained_collections(config)
-    state = create(jax.tree.map(jnp.asarray, params), trained, localizer, make_optimizer(config.optim, 10))
+    state = create(jax.tree.map(jnp.asarray, params), trained, localizer, make_optimizer(config.optim, 10), 0.9)
     state = state.replace(step=jnp.int32(12), ema=jax.tree.map(lambda a: a * 2, state.ema))
     run = tmp_path / "RUN"
     run.mkdir()

@@ -109,7 +109,8 @@ def _groups(arrays: dict, config: dict) -> Iterator[Row]:
 def _steps(arrays: dict, config: dict, optim: ConfigDict) -> Iterator[Row]:
     localizer, params = localizer_of(arrays, config)
     tx = make_optimizer(optim, config["iters_per_epoch"])
-    state = create({name: params[name] for name in ("backbone", "adapter", "head")}, ("adapter", "head"), localizer, tx)
+    params_of = {name: params[name] for name in ("backbone", "adapter", "head")}
+    state = create(params_of, ("adapter", "head"), localizer, tx, config["ema_decay"])
     state = state.replace(head_state={"loss_normalizer": np.float32(params["state"]["loss_normalizer"])})
     step = jax.jit(make_train_step(localizer, tx, ema_decay=config["ema_decay"], deterministic=True))
     batches = list(_batches(arrays))

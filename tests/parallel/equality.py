@@ -62,7 +62,7 @@ def starting_state(config) -> TrainState:
     params = jax.jit(localizer.init)(jax.random.key(0))
     if "adapter" in params:
         params["adapter"] = away_from_start(params["adapter"], 1)
-    return jax.device_get(create(params, trained, localizer, make_optimizer(config.optim, 100)))
+    return jax.device_get(create(params, trained, localizer, make_optimizer(config.optim, 100), 0.9))
 
 
 def arrived(config, mesh, batch: dict) -> dict:

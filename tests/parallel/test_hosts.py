@@ -1,5 +1,6 @@
 """Several real processes: the same numbers as of one, the same step to stop at, and no waiting for the dead."""
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,11 @@ from tadjax.runs import check_workdir
 from tests.conftest import ROOT, make_small_config
 from tests.parallel.jobs import job
 from tests.test_train import arrays, assert_same_bits, lines
+
+
+class Ended(Exception):
+    """Raised by SIGTERM in place of the end of the process."""
+
 
 # What SLURM tells the tasks of a step; here of two on this machine.
 SLURM = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
@@ -163,6 +169,32 @@ def test_sigterm_between_two_stages_of_a_job_stops_the_next():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_sigterm_does_after_the_outermost_block_what_it_did_before(error):
+    def ended(*_):
+        raise Ended
+
+    def job() -> None:
+        with hosts.signals_restored():
+            with hosts.signals_restored():
+                assert not hosts.Sigterm().now()
+            signal.raise_signal(signal.SIGTERM)  # between two stages
+            assert hosts.Sigterm().now()
+            if error:
+                raise error
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        for _ in range(2):  # the second is not stopped by what stopped the first
+            with pytest.raises(error) if error else contextlib.nullcontext():
+                job()
+            assert hosts.stopped_by_sigterm()
+            with pytest.raises(Ended):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_incomplete_or_impossible_jobs_are_refused():

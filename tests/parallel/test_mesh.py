@@ -24,7 +24,9 @@ def state_shapes(config):
     localizer = build(config, 3)
     params = jax.eval_shape(localizer.init, jax.random.key(0))
     trained = configs.trained_collections(config)
-    return jax.eval_shape(lambda p: create(p, trained, localizer, make_optimizer(config.optim, 10)), params)
+    return jax.eval_shape(
+        lambda p: create(p, trained, localizer, make_optimizer(config.optim, 10), config.optim.ema_decay), params
+    )
 
 
 @pytest.mark.parametrize("method", ["none", "full_tia", "side", "losa", "unipt"])

@@ -39,7 +39,7 @@ def after_a_step(where: str) -> tuple:
         assert batch["frames"].words.sharding.memory_kind == "pinned_host"
     localizer, step = build(config, 20, "cpu"), training_step(config, mesh, "cpu")
     params = localizer.init(jax.random.key(0))
-    state = create(params, tuple(step.state.trained), localizer, make_optimizer(config.optim, 100))
+    state = create(params, tuple(step.state.trained), localizer, make_optimizer(config.optim, 100), 0.9)
     assert split(params, tuple(step.state.trained))[1].keys() == {"backbone"}
     state = jax.tree.map(lambda a, like: jax.device_put(a.astype(like.dtype), like.sharding), state, step.state)
     frames = np.asarray(jax.jit(on_device)(batch["frames"]))

@@ -36,13 +36,27 @@ def test_a_spike_is_logged_with_its_videos(tmp_path, capsys):
     rates = {"head_no_decay": [1e-4] * 31}
     watch = Watch(SimpleNamespace(train=settings), tmp_path, ["a", "b", "c"], log, rates, Trace(tmp_path, None))
     for step in range(1, 32):
-        metrics = {"loss": np.float32(9 if step == 30 else 2), "skipped": np.float32(0)}
+        metrics = {"loss": np.float32(9 if step == 30 else 2), "skipped": np.float32(0), "updates": step - 1}
         watch.after(step, metrics, {"substituted": np.zeros(2), "video": np.array([2, 0])})
     watch.flush()
     watch.close()
     (line,) = (json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines())
     assert line == {"step": 30, "loss": 9.0, "median": 2.0, "videos": ["c", "a"]}
     assert "step 30: loss 9, of late 2; videos c, a" in capsys.readouterr().err
+
+
+def test_the_logged_learning_rate_is_that_of_the_updates_done_so_far(tmp_path):
+    """Step 2 was skipped, which does not move the optimizer's schedule on: step 3 repeats its rate."""
+    settings = SimpleNamespace(spike_factor=0.0, log_every=1, max_skipped=2)
+    rates, log = {"head_no_decay": [0.1, 0.2, 0.3, 0.4]}, MetricsLog(tmp_path, 0)
+    watch = Watch(SimpleNamespace(train=settings), tmp_path, ["a"], log, rates, Trace(tmp_path, None))
+    for step, skipped, updates in ((1, 0, 0), (2, 1, 1), (3, 0, 1), (4, 0, 2)):
+        metrics = {"loss": np.float32(1), "skipped": np.int32(skipped), "updates": np.int32(updates)}
+        watch.after(step, metrics, {"substituted": np.zeros(2), "video": np.array([0])})
+    watch.flush()
+    watch.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr/head_no_decay"] for line in lines] == [0.1, 0.2, 0.2, 0.3]
 
 
 def test_the_clock_knows_where_every_second_went():
