@@ -1,5 +1,5 @@
-"""Files that are written whole or not at all, text and JSON that are read so, marks that tell whether a file changed, and
-`~`. Standard library only."""
+"""Files that are written whole or not at all, text and JSON that are read so, marks that tell whether a file changed,
+and `~`. Standard library only."""
 
 import codecs
 import contextlib

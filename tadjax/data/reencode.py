@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path, PurePath
@@ -32,7 +31,7 @@ from tadjax.data.frame_index import FrameIndex, frame_index
 from tadjax.data.jobs import keep_settings, run_all
 from tadjax.data.video import decode_range
 from tadjax.data.video_folder import some_of
-from tadjax.errors import DataError
+from tadjax.errors import DataError, DiskError
 from tadjax.files import mark_of
 
 GOP_SECONDS = 2

@@ -1,8 +1,9 @@
 """Decoded windows kept on disk, for data sets that are small or evaluated often: reading is cheaper than decoding.
 
-One ArrayRecord file a window, named by the video, the frames and their size, with the mark of the video's file as it was
-then: where that has changed, the window is decoded anew. Only windows that come again are worth keeping: those of evaluation, and of training where it does not draw them anew each
-epoch. A folder that is full stays as it is: every window is wanted once an epoch, so replacing one gains nothing.
+One ArrayRecord file a window, named by the video, the frames and their size. It holds the mark of the video's file as
+it was then (files.mark_of): a window of a file that has changed is decoded anew. Only windows that come again are worth
+keeping: those of evaluation, and of training where it does not draw them anew each epoch. A folder that is full stays
+as it is: every window is wanted once an epoch, so replacing one gains nothing.
 """
 
 import contextlib
