@@ -15,6 +15,7 @@ GIB = 2**30
 BACKBONES = ("vits", "vitb", "vitl", "vith", "vitg")
 PICTURE, SHORT_SIDE = 160, 182  # pixels: what AdaTAD shows its backbone on THUMOS14, and what it decodes for that
 FEW_WINDOWS = 100  # below, a smaller head and mild augmentation: there are not the steps to learn from strong ones
+HEAD_WIDTH = 256  # of these, but no more than twice the backbone's
 STORED = 30  # numbers a token, unit of width and block that are kept for the backward pass without remat, about
 
 
@@ -159,6 +160,8 @@ def _machine_lines(model: Backbone, machine: Machine, frames: int) -> list[str]:
 
 def _schedule_lines(windows: int, model: Backbone, machine: Machine) -> list[str]:
     """How long to train, and what depends on the number of windows."""
+    from tadjax.backbones.vit import SIZES
+
     batch = _batch_size(machine)
     plan = schedule(windows, batch)
     narrow = model.size in ("s", "tiny", "demo")  # whose adapters were published with twice the rate
@@ -174,8 +177,9 @@ def _schedule_lines(windows: int, model: Backbone, machine: Machine) -> list[str
         f"{plan.eval_from_epoch}, {plan.eval_every_epochs}",
     ]
     if windows < FEW_WINDOWS:
+        width = min(HEAD_WIDTH, 2 * SIZES[model.size]["width"])
         lines += [
-            "config.head.width = 256  # few windows: a smaller head, and mild augmentation",
+            f"config.head.width = {width}  # few windows: a smaller head, and mild augmentation",
             'config.augment.policy, config.augment.min_area = "none", 0.6',
         ]
     return lines
