@@ -22,7 +22,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import av
@@ -33,12 +34,15 @@ from ml_collections import config_flags
 
 from tadjax import config as configs
 from tadjax import weights
+from tadjax.data.annotations import FPS_TOLERANCE
 from tadjax.data.decode_speed import any_video, decoding_processes, decoding_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.loader import shared_records
 from tadjax.data.prepare import DATASETS
+from tadjax.data.recipe import rates
 from tadjax.data.records import locate_videos, sampling_of, usual_canvas
 from tadjax.data.video import probe
+from tadjax.data.video_folder import some_of
 from tadjax.errors import TadjaxError
 from tadjax.evaluate import video_classifier
 from tadjax.files import expand_home
@@ -227,13 +231,41 @@ def annotations(config: Any) -> Iterator[Finding]:
     yield Finding(True, f"annotations {source}, {len(classes)} classes")
     for subset, found in subsets.items():
         instances = sum(len(video.labels) for video in found.videos)
-        yield Finding(True, f"{subset}: {len(found.videos)} videos, {instances} instances")
+        remedy = "--config.data.train_subset=... --config.data.eval_subset=..., of which each has instances"
+        text = f"{subset}: {len(found.videos)} videos, {instances} instances"
+        yield Finding(bool(instances), text, "" if instances else remedy)
         for line in found.summary():
             yield Finding(None, line)
         try:
-            locate_videos(config, found.videos) if features is None else features.find(found.videos)
+            paths = locate_videos(config, found.videos) if features is None else features.find(found.videos)
         except TadjaxError as error:
             yield Finding(False, str(error), mending(config, str(error)))
+            continue
+        if features is None and not data.tfds:
+            yield from frame_rates(config, subset, paths)
+
+
+def frame_rates(config: Any, subset: str, paths: Sequence[pathlib.Path]) -> Iterator[Finding]:
+    """Frame rates that are not the config's, which training refuses, or that differ; as the files' headers say."""
+    with ThreadPoolExecutor(8) as pool:
+        found = {path: rate for path, rate in zip(paths, pool.map(_header_rate, paths), strict=True) if rate}
+    wanted = config.data.fps
+    others = [path for path, rate in found.items() if wanted and abs(rate / wanted - 1) > FPS_TOLERANCE]
+    if others:
+        text = f"{subset}: {len(others)} of {len(found)} videos are not at config.data.fps = {wanted:g}: "
+        yield Finding(False, text + some_of(list(map(str, others))), f"--reencode FOLDER --fps {wanted:g}, of prepare")
+    elif config.window.sampling != "resize":
+        for line in rates(list(found.values())):
+            yield Finding(None, f"{subset}: {line}")
+
+
+def _header_rate(path: pathlib.Path) -> float:
+    """Frames a second, as a file's header has it, which need not be read whole for that; 0 of one that says none."""
+    try:
+        with av.open(str(path)) as container:
+            return float(container.streams.video[0].average_rate or 0)
+    except (av.error.FFmpegError, OSError, IndexError):
+        return 0.0
 
 
 def classifier(config: Any) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ from tadjax.data.sampling import Sampling, Window, list_windows
 from tadjax.data.stream import decoding_threads, one_batch_ahead, stream_windows
 from tadjax.data.video import frame_index
 from tadjax.errors import ConfigError, DataError
+from tadjax.files import mark_of
 from tadjax.localizer import Localizer, build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
@@ -103,6 +104,7 @@ class _Job:
     video: pathlib.Path
     target: pathlib.Path
     index: FrameIndex | None = None
+    mark: str = ""  # of the video as it is read
     windows: tuple[Window, ...] = ()
     parts: list[np.ndarray] = dataclasses.field(default_factory=list)  # each window's steps, [T', D]
     substituted: int = 0  # frames that cannot be decoded, for which a neighbour stands in
@@ -207,7 +209,7 @@ class Extractor:
                     job.drop()
                     advance()
                     continue
-                job.index = frame_index(job.video)
+                job.index, job.mark = frame_index(job.video), mark_of(job.video)
                 job.windows = _end_to_end(self._sampling, len(job.index))
                 for window in stream_windows(
                     job.index,
@@ -227,9 +229,11 @@ class Extractor:
         try:
             known = json.loads(info_path(job.target).read_text())
             array = open_npy(job.target)
-            same = known["bytes"] == job.video.stat().st_size
+            same = known["mark"] == mark_of(job.video)
         except (OSError, ValueError, KeyError, TypeError, DataError):
             return False
+        if not same:
+            print(f"{job.video}: the video changed; its features are made anew", file=sys.stderr)
         wanted = (rows_of(self.rules, known["frames"]), self.rules["width"])
         return same and array.shape == wanted and array.dtype == self.rules["dtype"]
 
@@ -257,7 +261,7 @@ class Extractor:
             )
         about = {
             "video": job.video.name,
-            "bytes": job.video.stat().st_size,
+            "mark": job.mark,
             "frames": info.frames,
             "fps": info.fps,
             "duration": info.duration,

@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all, text and JSON that are read so, and `~`. Standard library only."""
+"""Files that are written whole or not at all, text and JSON that are read so, marks that tell whether a file changed,
+and `~`. Standard library only."""
 
 import codecs
 import contextlib
 import gzip
+import hashlib
 import json
 import os
 import pathlib
@@ -33,6 +35,22 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
             unfinished.unlink()
         error.filename = os.fspath(path)  # which a full disk does not tell
         raise
+
+
+ENDS = 4096  # bytes at either end of a file that its mark depends on
+
+
+def mark_of(path: str | os.PathLike[str]) -> str:
+    """A short text that changes with a file: its size, its time, and its first and last bytes. Raises OSError.
+
+    What is made of a file carries its mark, and is made anew where the file has another one.
+    """
+    with open(path, "rb") as file:
+        stat = os.fstat(file.fileno())
+        ends = file.read(ENDS)
+        file.seek(max(0, stat.st_size - ENDS))
+        ends += file.read(ENDS)
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{hashlib.sha256(ends).hexdigest()[:16]}"
 
 
 MARKS = {  # byte order marks; that of UTF-32 begins with that of UTF-16

@@ -30,7 +30,7 @@ from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.runs import Params, check_workdir, decide_classes, initial_params, load_run, write_classes
 from tadjax.train import train
-from tadjax.training import fidelity
+from tadjax.training import data_record, fidelity
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create
 
@@ -46,8 +46,11 @@ def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     for of_stage in stages.values():
         configs.check(of_stage, configs.reference())
     check_workdir(config, workdir)
-    if (workdir / "metrics.json").exists():
-        return json.loads((workdir / "metrics.json").read_text())
+    for line in data_record.changes(config, workdir):
+        print(line, file=sys.stderr)
+    if (metrics := data_record.finished(workdir)) is not None:
+        print(data_record.told(workdir, metrics), file=sys.stderr)
+        return metrics
     params, metrics = {}, {}
     for stage, of_stage in stages.items():
         if stage == "head":

@@ -15,6 +15,7 @@ from tadjax import ending
 from tadjax.backbones.vit import Vit
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.loader import DeviceBatches, share_of, steps_per_epoch, to_device, train_batches
+from tadjax.data.recipe import rates
 from tadjax.data.records import training_set, usual_canvas
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
@@ -35,7 +36,7 @@ from tadjax.runs import (
     read_subset,
     write_classes,
 )
-from tadjax.training import fidelity
+from tadjax.training import data_record, fidelity
 from tadjax.training.arrival import Arrival
 from tadjax.training.fidelity import Records
 from tadjax.training.log import Clock, MetricsLog, Spikes, Trace, progress
@@ -60,8 +61,8 @@ def train(
     profiler traces, into WORKDIR/profile.
 
     Started again on the same workdir it goes on from the newest checkpoint, and ends with the same bits as a run that
-    was never stopped. SIGTERM saves and returns early; afterwards it ends the process again. A run that is at work in
-    the workdir already is a TadjaxError.
+    was never stopped; of a finished run it says so, and in any case that the data changed meanwhile. SIGTERM saves and
+    returns early; afterwards it ends the process again. A run that is at work in the workdir already is a TadjaxError.
     """
     start, index = start or {}, index or workdir / "index"
     classes = decide_classes(config)
@@ -73,6 +74,11 @@ def train(
     with hosts.in_order():
         check_workdir(config, workdir)
         write_classes(workdir, classes)
+        for line in data_record.changes(config, workdir) if hosts.is_first() else ():
+            hosts.say(line)
+    if (evaluation := data_record.finished(workdir)) is not None:
+        hosts.say(data_record.told(workdir, evaluation))
+        return evaluation
     annotations = read_subset(config, config.data.train_subset, classes)
     for line in annotations.summary():
         hosts.say(line)
@@ -83,6 +89,9 @@ def train(
     if first.canvas > usual_canvas(first.short_side):
         height, width = first.canvas
         hosts.say(f"all training pictures are padded to {height} x {width} pixels, the size of {first.widest.path}")
+    if first.sampling.method != "resize":
+        for line in rates([source.info.fps for source in first.sources]):
+            hosts.say(line)
     epoch = steps_per_epoch(first, config.optim.batch_size)
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
@@ -102,8 +111,8 @@ def train(
         hosts.say(describe(state, config, localizer, len(records), epoch, step))
         log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
         videos = [video.name for video in annotations.videos]
-        rates, trace = learning_rates(config, epoch), Trace(workdir, profile_steps)
-        with contextlib.closing(Watch(config, workdir, videos, log, rates, trace)) as watch:
+        lr, trace = learning_rates(config, epoch), Trace(workdir, profile_steps)
+        with contextlib.closing(Watch(config, workdir, videos, log, lr, trace)) as watch:
             arrival = Arrival(config, mesh, {streams[name].shape: at.window.size for name, at in lower.items()})
             batches = load_batches(config, records, arrival, step, config.optim.epochs * epoch)
             return loop(config, workdir, state, train_step, batches, evaluator, checkpoints, watch, epoch)

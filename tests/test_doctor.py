@@ -19,10 +19,13 @@ from tadjax.backbones.vit import SIZES
 from tadjax.data import loader
 from tadjax.data.annotations import read_database
 from tadjax.data.records import evaluation_set, training_set, usual_canvas
+from tadjax.errors import DataError
 from tadjax.localizer import build
 from tadjax.runs import read_subset
+from tadjax.train import train
 from tests.conftest import CLASSES
 from tests.convert.checkpoints import tensors, vit_shapes
+from tests.data.numbered_videos import make
 
 
 def examine(config) -> list[doctor.Finding]:
@@ -228,3 +231,33 @@ def test_the_exit_status_tells(arguments, status, message, capsys, monkeypatch):
     assert doctor.main(["doctor", *arguments]) == status
     printed = capsys.readouterr()
     assert message in printed.out + printed.err
+
+
+def test_a_subset_without_an_instance_is_wrong_as_in_training(small_config, small_data, tmp_path):
+    content = json.loads((small_data / "annotations.json").read_text())
+    for entry in content["database"].values():
+        if entry["subset"] == "validation":
+            entry["annotations"] = []
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    small_config.data.annotations = str(tmp_path / "annotations.json")
+    (finding,) = wrong(examine(small_config))
+    assert finding.text == "validation: 2 videos, 0 instances"
+    with pytest.raises(DataError, match="subset 'validation' has no annotated instance"):
+        train(small_config, tmp_path / "run")
+
+
+def test_frame_rates_are_told_as_in_training(small_config, small_data, tmp_path):
+    """One video of 20 frames a second among those of 10 is said; it is wrong where the config states the rate."""
+    (tmp_path / "videos").mkdir()
+    for file in (small_data / "videos").iterdir():
+        (tmp_path / "videos" / file.name).symlink_to(file)
+    (tmp_path / "videos" / "video0.mp4").unlink()
+    make(tmp_path / "videos" / "video0.mp4", 200, rate=20, size=(48, 40))
+    small_config.data.videos = str(tmp_path / "videos")
+    findings = examine(small_config)
+    (line,) = (finding.text for finding in findings if "frame rates differ" in finding.text)
+    assert "from 10 to 20 a second" in line and wrong(findings) == []
+    small_config.data.fps = 10.0
+    found = wrong(examine(small_config))
+    assert len(found) == 1 and "1 of 5 videos are not at config.data.fps = 10" in found[0].text
+    assert "video0.mp4" in found[0].text

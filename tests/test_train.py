@@ -120,6 +120,16 @@ def test_a_run_leaves_checkpoints_metrics_and_results(finished):
     assert not list(saved.rglob("*backbone*")), "the frozen backbone is saved once, in frozen/"
 
 
+def test_a_finished_run_that_is_started_again_says_so_and_touches_nothing(finished, capfd):
+    config, workdir = finished[:2]
+    before = {path: path.read_bytes() for path in workdir.glob("*.json*")}
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    evaluation = train(config, workdir)
+    assert {"step": metrics["step"], **evaluation} == metrics
+    assert f"{workdir}: this run is finished with an average mAP of" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in workdir.glob("*.json*")} == before
+
+
 def test_only_the_adapter_and_the_head_change(finished):
     config, workdir, _ = finished
     run = load_run(config, workdir)

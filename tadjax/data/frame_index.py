@@ -12,8 +12,8 @@ directory is given, on disk for all processes.
 import contextlib
 import hashlib
 import json
-import logging
 import os
+import sys
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ import numpy as np
 
 from tadjax.data.demux import examine
 from tadjax.errors import DataError
+from tadjax.files import mark_of
 
-CACHE_VERSION = 3
-_log = logging.getLogger(__name__)
+CACHE_VERSION = 4
 _ARRAYS = ("pts", "key_pts", "key_seek", "key_pos", "key_shift", "joins")
 _PLAIN = ("codec", "stream", "width", "height", "rotation", "mirrored", "start", "constant_rate", "timed", "seek_bytes")
 _FRACTIONS = ("time_base", "rate")
@@ -154,17 +154,17 @@ class FrameIndex:
 def frame_index(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> FrameIndex:
     """The frame index of a video file: from memory, from `cache_dir`, or made by demuxing (and then kept in both).
 
-    A file that has changed (size or modification time) is indexed anew. Raises DataError for a file that is missing,
+    A file that has changed (`files.mark_of`) is indexed anew. Raises DataError for a file that is missing,
     cannot be opened, is no video, or of which no frame can be decoded.
     """
     path = os.path.abspath(path)
     try:
-        stat = os.stat(path)
+        mark = mark_of(path)
     except OSError as error:
         raise DataError(f"{path}: the video cannot be read ({error.strerror})") from error
-    if stat.st_size == 0:
+    if mark.startswith("0-"):
         raise DataError(f"{path}: the video file is empty (0 bytes)")
-    return _frame_index(path, stat.st_size, stat.st_mtime_ns, None if cache_dir is None else os.fspath(cache_dir))
+    return _frame_index(path, mark, None if cache_dir is None else os.fspath(cache_dir))
 
 
 def index_content(content: bytes, name: str) -> FrameIndex:
@@ -187,15 +187,15 @@ def times(path: str | os.PathLike) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _frame_index(path: str, size: int, mtime_ns: int, cache_dir: str | None) -> FrameIndex:
+def _frame_index(path: str, mark: str, cache_dir: str | None) -> FrameIndex:
     if cache_dir is None:
         return _demux(path)
-    name = hashlib.sha256(f"{CACHE_VERSION} {path} {size} {mtime_ns}".encode()).hexdigest()[:40]
+    name = hashlib.sha256(f"{CACHE_VERSION} {path}".encode()).hexdigest()[:40]
     file = Path(cache_dir) / f"{name}.npz"
-    index = _load(file, path)
+    index = _load(file, path, mark)
     if index is None:
         index = _demux(path)
-        _save(file, index)
+        _save(file, index, mark)
     return index
 
 
@@ -206,9 +206,9 @@ def _demux(path: str, content: bytes | None = None) -> FrameIndex:
     return FrameIndex(path=path, content=content, **fields)
 
 
-def _save(file: Path, index: FrameIndex) -> None:
+def _save(file: Path, index: FrameIndex, mark: str) -> None:
     """Atomic, so that processes that index the same file at once never read half of it."""
-    about = {name: getattr(index, name) for name in _PLAIN}
+    about = {"mark": mark, **{name: getattr(index, name) for name in _PLAIN}}
     about |= {name: str(getattr(index, name)) for name in _FRACTIONS}
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
@@ -222,8 +222,8 @@ def _save(file: Path, index: FrameIndex) -> None:
         raise DataError(f"{file.parent}: frame indices cannot be kept in this folder ({error.strerror})") from error
 
 
-def _load(file: Path, path: str) -> FrameIndex | None:
-    """The cached index, or None where there is none or it is damaged (then it is made anew)."""
+def _load(file: Path, path: str, mark: str) -> FrameIndex | None:
+    """The cached index, or None where there is none, or it is damaged or of another file (then it is made anew)."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             about = json.loads(stored["about"].item())
@@ -233,6 +233,9 @@ def _load(file: Path, path: str) -> FrameIndex | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        _log.warning("%s: damaged frame index, making it anew (%s)", file, error)
+        print(f"{file}: damaged frame index, making it anew ({error})", file=sys.stderr)
+        return None
+    if about.get("mark") != mark:
+        print(f"{path}: the video changed since it was indexed; its index is made anew", file=sys.stderr)
         return None
     return FrameIndex(path=path, **plain, **fractions, **arrays)

@@ -19,31 +19,25 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import shlex
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from tadjax.data.annotated import Annotated, read_annotated
-from tadjax.data.annotations import Annotations, derive_classes, load_annotations, parse_database, read_database
+from tadjax.data.agreement import check_videos
+from tadjax.data.annotations import derive_classes, load_annotations, read_database
 from tadjax.data.extensions import without_extension
 from tadjax.data.formats import Reading
-from tadjax.data.own_config import train_command, write_config
+from tadjax.data.own_config import BACKBONES
+from tadjax.data.own_data import prepare_custom
 from tadjax.data.publishers import CONVERTERS, ego4d_clips
 from tadjax.data.recipe import advise, describe, rates, usual_rate
 from tadjax.data.reencode import SETTINGS, Encoding, add_options, encoding_from, reencode_folder
-from tadjax.data.video import VideoInfo
-from tadjax.data.video_folder import all_videos, passed_over, probe_all, some_of, video_files
+from tadjax.data.video_folder import all_videos, video_files
 from tadjax.data.video_names import Finder
 from tadjax.errors import DataError
 from tadjax.files import expand_home, write_whole
-
-NAMED = 5  # examples of each kind of problem
-SECONDS_OFF, SHARE_OFF = 1.0, 0.02  # annotated durations are rounded: beyond both, it is another cut of the video
-VALIDATION_SHARE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,59 +62,6 @@ DATASETS = {
     "ego4d": DataSet("data/ego4d", ("train", "val")),
     "charades": DataSet("data/charades", ("training", "testing"), fps=30),
 }
-
-
-@dataclasses.dataclass
-class Findings:
-    """Problems by kind, each a list of lines; and what is known of the readable files."""
-
-    problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    infos: dict[str, VideoInfo] = dataclasses.field(default_factory=dict)
-    blocked: list[str] = dataclasses.field(default_factory=list)  # annotated videos that cannot be used
-
-    def add(self, kind: str, line: str) -> None:
-        self.problems.setdefault(kind, []).append(line)
-
-    def report(self) -> list[str]:
-        lines = []
-        for kind, found in self.problems.items():
-            lines.append(f"{len(found)} x {kind}")
-            lines += [f"    {line}" for line in found[:NAMED]]
-            lines += [f"    ... and {len(found) - NAMED} more"] if len(found) > NAMED else []
-        return lines
-
-
-def check_videos(annotations: Annotations, folder: Path, prefix: str = "", fps: float = 0.0) -> Findings:
-    """Compares annotated videos with the files of a folder, each of which is demuxed once."""
-    findings = Findings()
-    files = video_files(folder)
-    wanted = {prefix + video.name: video for video in annotations.videos}
-    for stem in sorted(set(files) - set(wanted)):
-        findings.add("video files without annotations: not used", str(files[stem]))
-    for name, video in wanted.items():
-        if name not in files:
-            findings.add("annotated videos without a file", video.name)
-            findings.blocked.append(video.name)
-    there = {name: files[name] for name in wanted if name in files}
-    for name, result in probe_all(there).items():
-        video = wanted[name]
-        if isinstance(result, DataError):
-            findings.add("files that cannot be read", str(result))
-            findings.blocked.append(video.name)
-            continue
-        findings.infos[video.name] = result
-        off = abs(result.duration - video.duration)
-        if off > max(SECONDS_OFF, SHARE_OFF * video.duration):
-            line = f"{there[name]}: lasts {result.duration:.2f} s, annotated are {video.duration:.2f} s"
-            findings.add("durations that disagree: the file is cut differently from the annotated one", line)
-        elif video.frames and abs(result.frames - video.frames) > max(2, SHARE_OFF * video.frames):
-            line = f"{there[name]}: holds {result.frames} frames, annotated are {video.frames}"
-            findings.add("frame counts that disagree: a file of another rate counts its own frames", line)
-        if fps and abs(result.fps - fps) > 0.1:
-            findings.add(f"files that are not at {fps:g} frames a second", f"{there[name]}: {result.fps:.3f}")
-    for line in annotations.summary():
-        findings.add("kinds of annotations out of order", line)
-    return findings
 
 
 def convert(name: str, source: Path, root: Path) -> None:
@@ -189,133 +130,6 @@ def reencode_videos(wanted: dict[str, Path], folder: Path, encoding: Encoding, p
     return 1 if errors else 0
 
 
-def prepare_custom(
-    videos: Path,
-    source: Path,
-    output: Path,
-    backbone: str,
-    reading: Reading = Reading(),  # noqa: B008  (frozen)
-    ignore_folders: bool = False,
-    reencoded: Path | None = None,
-) -> int:
-    """Makes a data set of a folder of videos and annotations of any known format, and a config for it.
-
-    reencoded: the folder of the re-encoded videos to train on; names are still those of the originals.
-    """
-    files, others = all_videos(videos, SETTINGS)
-    found = read_annotated(source, videos, files, reading, ignore_folders)
-    if reencoded is not None:
-        found.files = {name: reencoded / f"{name}.mp4" for name in found.files}
-        videos = reencoded
-    infos, problems = _readable(found)
-    if found.whole:
-        database = {
-            name: {"subset": _subset(name), **_clock(info), **found.entries[name]} for name, info in infos.items()
-        }
-    else:
-        database = _database(found, infos)
-    if not database:
-        raise DataError("none of the annotated videos can be used:\n" + "\n".join(problems.report()))
-    train, evaluation = _split(database)
-    classes = derive_classes(database, str(source))
-    annotations = parse_database(database, tuple(dict.fromkeys((train, evaluation))), classes, str(source))
-    for line in annotations.summary():
-        problems.add("kinds of annotations out of order", line)
-    for file in files:
-        if without_extension(file) not in found.entries:
-            problems.add("video files without annotations: not used", str(files[file]))
-
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "annotations.json", json.dumps({"database": database}, indent=1) + "\n")
-    write_whole(output / "classes.txt", "\n".join(classes) + "\n")
-    fps = usual_rate([info.fps for info in infos.values()])
-    config = write_config(output, videos, annotations, (train, evaluation), list(infos.values()), fps, backbone)
-    for subset in dict.fromkeys((train, evaluation)):
-        of_subset = [video for video in annotations.videos if video.subset == subset]
-        print("\n    ".join([f"{subset}:", *describe(of_subset, classes)]))
-    remarks = advise(annotations.videos, fps) + rates([info.fps for info in infos.values()])
-    print("\n".join(filter(None, [*remarks, *found.remarks, *alike(classes), passed_over(videos, others)])))
-    print("\n".join(problems.report()) or "annotations and videos agree")
-    if train == evaluation:
-        print(f"there is no subset but {train!r}: mAP will be that of the videos that were trained on")
-    print(f"wrote {output / 'annotations.json'}, {output / 'classes.txt'}, {config}; train with\n")
-    print("    " + train_command(config, output))
-    return 1 if problems.problems else 0
-
-
-def alike(classes: Sequence[str]) -> list[str]:
-    """A line where classes differ in upper and lower case alone: they may be one, written in two ways."""
-    forms: dict[str, list[str]] = {}
-    for name in classes:
-        forms.setdefault(name.casefold(), []).append(name)
-    told = [" and ".join(map(repr, names)) for names in forms.values() if len(names) > 1]
-    return [f"classes that differ in upper and lower case alone: {some_of(told)}"] if told else []
-
-
-def _readable(found: Annotated) -> tuple[dict[str, VideoInfo], Findings]:
-    findings = Findings()
-    for kind, line in found.problems:
-        findings.add(kind, line)
-    for name, result in probe_all(found.files).items():
-        if isinstance(result, DataError):
-            findings.add("files that cannot be read: left out", str(result))
-        else:
-            findings.infos[name] = result
-    return findings.infos, findings
-
-
-def _database(found: Annotated, infos: dict[str, VideoInfo]) -> dict:
-    _refuse_frames(found, infos)
-    database = {
-        name: {"subset": "", "duration": info.duration, "frame": info.frames, **_clock(info), **found.entries[name]}
-        for name, info in infos.items()
-    }
-    ordered = sorted(database, key=_draw)  # the same on every machine, and not the order of recording
-    held_out = max(1, round(VALIDATION_SHARE * len(ordered))) if len(ordered) > 1 else 0
-    for number, name in enumerate(ordered):
-        database[name]["subset"] = "validation" if number < held_out else "training"
-    return database
-
-
-def _refuse_frames(found: Annotated, infos: dict[str, VideoInfo]) -> None:
-    """DataError where times can be no seconds but may be frames: whole numbers beyond videos' ends, none beyond their
-    frames."""
-    beyond = None
-    for name, info in infos.items():
-        for annotation, place in zip(found.entries[name]["annotations"], found.places[name], strict=True):
-            start, end = annotation["segment"]
-            if start % 1 or end % 1 or end > info.frames + 1:
-                return
-            if beyond is None and end > info.duration + SECONDS_OFF:
-                beyond = (
-                    f"{place}: {start:g} to {end:g} of a video that lasts {info.duration:.2f} s ({info.frames} frames)"
-                )
-    if beyond is not None:
-        raise DataError(f"{beyond} are frame numbers, it seems; give seconds: frame / frame rate")
-
-
-def _clock(info: VideoInfo) -> dict[str, float]:
-    """Of an entry: its seconds are those of a player (timeline.py)."""
-    return {"first_picture": info.start}
-
-
-def _draw(name: str) -> str:
-    return hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "replace")).hexdigest()
-
-
-def _subset(name: str) -> str:
-    """Of a video whose entry names none: one in five is held out, whatever the others are."""
-    return "validation" if int(_draw(name), 16) % round(1 / VALIDATION_SHARE) == 0 else "training"
-
-
-def _split(database: dict) -> tuple[str, str]:
-    """The subsets to train and to evaluate on; one and the same where there is no other."""
-    subsets = list(dict.fromkeys(entry["subset"] for entry in database.values()))
-    train = next((s for s in subsets if s.lower().startswith("train")), subsets[0])
-    others = [s for s in subsets if s != train]
-    return train, next((s for s in others if s.lower().startswith("val")), (others or [train])[0])
-
-
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tadjax.data.prepare", description=__doc__.partition("\n")[0])
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
@@ -345,7 +159,12 @@ def parser() -> argparse.ArgumentParser:
         "--ignore-folders", action="store_true", help="find videos by file names, whatever folders annotations name"
     )
     custom.add_argument("--output", type=Path, default=Path("data/custom"), help="folder to write (%(default)s)")
-    custom.add_argument("--backbone", choices=("vits", "vitb", "vitl", "vith", "vitg"), default="vitb")
+    custom.add_argument(
+        "--backbone",
+        default="",
+        metavar="SIZE",
+        help=f"{', '.join(BACKBONES)}, or a folder of converted weights (default: what suits the device)",
+    )
     for each in names.choices.values():
         each.add_argument("--reencode", type=Path, metavar="FOLDER", help="write the videos anew, smaller")
         add_options(each)

@@ -3,6 +3,7 @@
 The rules reproduce what the published recipes chose by hand. A feature step is short enough that nine of ten actions
 span four of them (THUMOS14: 4 frames at 30 a second); a window holds the longest actions twice over; levels double
 from 4 steps on until the last one, which is open, begins below the longest actions (ActionFormer, arXiv:2202.07925).
+How long to train follows from the number of windows: as often as THUMOS14's 200 are seen, but for enough steps.
 """
 
 import dataclasses
@@ -18,6 +19,11 @@ LONGEST_STRIDE = 64
 BACKBONE_SPACING = 4 / 30  # seconds between two sampled frames: what VideoMAE was pre-trained on
 LEVELS = (3, 8)  # fewest and most
 RATES_DIFFER = 1.05  # 29.97 and 30 are one frame rate
+EPOCHS = 60  # THUMOS14's
+FEWEST_STEPS, MOST_STEPS, FEWEST_EPOCHS = 1000, 12000, 15
+RATE_TIMES_STEPS = 0.9  # 1.5e-4 x 6000 on THUMOS14: Adam moves a weight by about the learning rate a step
+LEARNING_RATES = (1e-4, 1e-3)  # lowest and highest
+MEMORY_OF_AVERAGE = 12  # a run is that many times as long as what the average of weights looks back on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,41 @@ def suggest(lengths: np.ndarray, longest_video: float, fps: float) -> Suggestion
     spacing = max(1, 2 ** math.floor(math.log2(max(fps * BACKBONE_SPACING, 1))))
     return Suggestion(
         length, max(1, stride // spacing), stride, int(np.clip(levels, LEVELS[0], min(LEVELS[1], deepest)))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long to train, in the words of `config.optim` and `config.train`."""
+
+    steps: int
+    epochs: int
+    warmup_epochs: int
+    learning_rate: float
+    ema_decay: float
+    eval_from_epoch: int
+    eval_every_epochs: int
+
+
+def schedule(windows: int, batch_size: int) -> Schedule:
+    """A schedule for that many training windows an epoch.
+
+    A small set is seen more often, at a higher learning rate: what a weight moves in all stays about the same. The
+    average of weights looks back on a twelfth of the run, so that nothing of the initial ones is left in it.
+    """
+    epoch = -(-windows // batch_size)
+    epochs = max(EPOCHS, -(-FEWEST_STEPS // epoch))
+    epochs = min(epochs, max(FEWEST_EPOCHS, MOST_STEPS // epoch))
+    steps = epochs * epoch
+    rate = float(np.clip(RATE_TIMES_STEPS / steps, *LEARNING_RATES))
+    return Schedule(
+        steps=steps,
+        epochs=epochs,
+        warmup_epochs=max(1, round(epochs / 15)),
+        learning_rate=float(f"{rate:.1e}"),
+        ema_decay=float(f"{min(0.999, 1 - MEMORY_OF_AVERAGE / steps):.4f}"),
+        eval_from_epoch=-(-epochs // 2),
+        eval_every_epochs=-(-epochs // 6),
     )
 
 

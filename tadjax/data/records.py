@@ -33,6 +33,7 @@ from tadjax.data.video import Frames, VideoInfo, displayed_size, frame_index, re
 from tadjax.data.video_folder import find_videos, some_of
 from tadjax.data.window_cache import WindowCache
 from tadjax.errors import ConfigError, DataError
+from tadjax.files import mark_of
 
 Record = dict[str, np.ndarray]
 
@@ -76,9 +77,9 @@ class Source:
             return decode(out)
         size = displayed_size(self.info, short_side, center_crop)
         out = np.empty((len(indices), *size, 3), np.uint8) if out is None else out
-        file = os.stat(self.path if self.packed is None else os.path.join(self.packed.folder, "dataset_info.json"))
-        name = f"{self.path} {file.st_size} {file.st_mtime_ns} {options} {indices.tolist()}"
-        return self.kept.frames(name, size, out, decode)
+        file = self.path if self.packed is None else os.path.join(self.packed.folder, "dataset_info.json")
+        name = f"{self.path} {options} {indices.tolist()}"
+        return self.kept.frames(name, size, out, decode, (self.path, mark_of(file)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Frame n of a new file is the frame that the old one shows n / fps seconds after 
 enlarged, and keep their shape to the nearest even number of pixels. Where the old file's pictures start late on a
 player's clock, the new one's do, too (but in a part of a file): annotations keep their meaning. The files are H.264 in
 MP4, without sound; every GOP_SECONDS begins a closed group of pictures, so decoding, and cutting, can start there
-(data/builders). One run at a time may write a folder; started again, it goes on with the files that are missing.
+(data/builders). One run at a time may write a folder; started again, it goes on with the files that are missing,
+and makes those anew whose originals have changed: each carries the mark of its original (files.mark_of) as its comment.
 """
 
 import argparse
@@ -29,7 +30,9 @@ from tadjax import ending
 from tadjax.data.frame_index import FrameIndex, frame_index
 from tadjax.data.jobs import keep_settings, run_all
 from tadjax.data.video import decode_range
+from tadjax.data.video_folder import some_of
 from tadjax.errors import DataError, DiskError
+from tadjax.files import mark_of
 
 GOP_SECONDS = 2
 MAX_MISSING = 0.05  # share of a file's frames for which the frame before may stand in
@@ -59,9 +62,10 @@ def reencode(
     Raises DataError for a source that cannot be read or of which more than MAX_MISSING is damaged.
     """
     index, target = frame_index(source), Path(target)
+    mark = _origin(index.path, start, end)
     part = target.with_name(f"{target.name}.part")
     try:
-        _write(index, part, encoding, (start, end))
+        _write(index, part, encoding, (start, end), mark)
         os.replace(part, target)
     except (av.error.FFmpegError, OSError) as error:
         kind = DiskError if error.errno in ending.FULL else DataError  # which the next video would meet as well
@@ -71,7 +75,7 @@ def reencode(
             part.unlink()
 
 
-def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float, float]) -> None:
+def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float, float], mark: str) -> None:
     rate, shown = _plan(index, encoding, *part)
     gop = max(1, round(GOP_SECONDS * rate))
     # The same bytes every time: x264's output depends on the number of threads and, of small pictures, its macroblock
@@ -81,6 +85,7 @@ def _write(index: FrameIndex, path: Path, encoding: Encoding, part: tuple[float,
     # An edit list says when the pictures start, in ticks of the movie: of a millisecond if nothing else is said.
     movie = {"output_ts_offset": f"{late:f}", "movie_timescale": "90000"} if late else {}
     with av.open(os.fspath(path), "w", format="mp4", options=movie) as container:
+        container.metadata["comment"] = mark
         options = {"preset": "fast", "crf": str(encoding.crf), "x264-params": x264}
         stream = container.add_stream("libx264", rate=rate, options=options)
         for number, picture in enumerate(_pictures(index, shown, encoding.short_side)):
@@ -156,7 +161,8 @@ def reencode_folder(
 ) -> dict[str, DataError]:
     """Re-encodes files (by name) into FOLDER/NAME.mp4, those that are not there yet; the errors of those that failed.
 
-    A file may be given with the seconds of a part of it. What is in the folder already is taken to be whole.
+    A file may be given with the seconds of a part of it. What is in the folder already is whole, and stays unless its
+    original, or the part, is another one by now; a line names those that are made anew.
     Raises DataError where the folder holds videos of another encoding, or the originals.
     """
     parts = {name: file if isinstance(file, tuple) else (file, 0.0, math.inf) for name, file in files.items()}
@@ -170,10 +176,33 @@ def reencode_folder(
             raise DataError(f"video {name!r}: its file would lie outside {folder}")
     keep_settings(folder / SETTINGS, dataclasses.asdict(encoding))
     jobs = {name: (path, targets[name], encoding, *part) for name, (path, *part) in parts.items()}
-    jobs = {name: job for name, job in jobs.items() if not job[1].exists()}
+    there = {name for name, job in jobs.items() if job[1].exists()}
+    changed = [name for name in sorted(there) if _made_of(targets[name]) != _origin(*parts[name])]
+    for name in changed:
+        targets[name].unlink()  # it must not stand in for one that cannot be made
+    if changed:
+        print(f"{len(changed)} videos in {folder} are made anew, since their originals changed: {some_of(changed)}")
+    jobs = {name: job for name, job in jobs.items() if name not in there or name in changed}
     for parent in {target.parent for _, target, *_ in jobs.values()}:
         parent.mkdir(parents=True, exist_ok=True)
     return run_all(reencode, jobs, "re-encoding videos", processes)[1]
+
+
+def _origin(source: str | os.PathLike[str], start: float, end: float) -> str:
+    """The mark of a part of a file, the comment of what is made of it; " " for one that cannot be read."""
+    try:
+        return f"{mark_of(source)} {start:g} {end:g}"
+    except OSError:
+        return " "
+
+
+def _made_of(target: Path) -> str:
+    """The mark that a re-encoded file carries; "" for one that carries none, or cannot be read."""
+    try:
+        with av.open(os.fspath(target)) as container:
+            return container.metadata.get("comment", "")
+    except (av.error.FFmpegError, OSError):
+        return ""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

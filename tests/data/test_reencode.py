@@ -1,6 +1,7 @@
 """Re-encoded videos show the frames that the originals show at the same seconds; runs go on where they were killed."""
 
 import json
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -124,3 +125,41 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"a.mp4: \d+ of 60 frames cannot be decoded, at most 5% may be"):
         reencode(path, tmp_path / "b.mp4", SMALL)
     assert not list(tmp_path.glob("b.mp4*"))
+
+
+def test_a_file_whose_original_changed_is_made_anew_and_said(tmp_path, capsys):
+    """Also where name, size and time are the old ones, and where the new original cannot be used."""
+    source, folder = tmp_path / "a.mp4", tmp_path / "small"
+    files = {"a": source, "b": tmp_path / "b.mp4"}
+    make(source, 8)
+    make(files["b"], 8)
+    reencode_folder(files, folder, SMALL, processes=0)
+    stamp = (folder / "b.mp4").stat().st_mtime_ns
+    reencode_folder(files, folder, SMALL, processes=0)
+    assert "anew" not in capsys.readouterr().out
+
+    make(source, 16, first=100)
+    assert reencode_folder(files, folder, SMALL, processes=0) == {}
+    printed = capsys.readouterr().out
+    assert f"1 videos in {folder} are made anew, since their originals changed: a" in printed
+    assert probe(folder / "a.mp4").frames == 16
+    assert number_of(read_frames(folder / "a.mp4", [0]).frames[0]) == 100
+    assert (folder / "b.mp4").stat().st_mtime_ns == stamp, "that one did not change"
+
+    before, content = source.stat(), bytearray(source.read_bytes())
+    content[-1] ^= 1
+    source.write_bytes(content)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    reencode_folder(files, folder, SMALL, processes=0)
+    assert "1 videos" in capsys.readouterr().out, "the last byte is another one"
+
+    source.write_bytes(b"broken")
+    assert list(reencode_folder(files, folder, SMALL, processes=0)) == ["a"]
+    assert not (folder / "a.mp4").exists(), "the old one must not stand in for it"
+
+
+def test_a_part_that_was_moved_is_cut_anew(tmp_path):
+    make(tmp_path / "a.mp4", 100, rate=10)
+    for start in (1.0, 3.0):
+        reencode_folder({"clip": (tmp_path / "a.mp4", start, start + 2)}, tmp_path / "clips", SMALL, processes=0)
+        assert number_of(read_frames(tmp_path / "clips" / "clip.mp4", [0]).frames[0]) == 10 * start

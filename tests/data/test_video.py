@@ -404,7 +404,7 @@ def test_cache_that_cannot_be_written(tmp_path):
         frame_index(make(tmp_path / "a.mp4", 3), tmp_path / "file")
 
 
-def test_index_is_cached_on_disk_and_follows_the_file(tmp_path, monkeypatch):
+def test_index_is_cached_on_disk_and_follows_the_file(tmp_path, monkeypatch, capsys):
     demuxed = []
     demux = frame_index_module._demux
     monkeypatch.setattr(frame_index_module, "_demux", lambda path: demuxed.append(path) or demux(path))
@@ -428,7 +428,10 @@ def test_index_is_cached_on_disk_and_follows_the_file(tmp_path, monkeypatch):
     assert fresh().info == first.info and len(demuxed) == 2
 
     make(path, 40)  # another file under the same name
+    assert capsys.readouterr().err.startswith(f"{stored}: damaged frame index, making it anew")
     assert fresh().info.frames == 40 and len(demuxed) == 3
+    assert capsys.readouterr().err == f"{path}: the video changed since it was indexed; its index is made anew\n"
+    assert len(list(cache.iterdir())) == 1, "the old index is not kept beside the new one"
     assert read_frames(path, [39], cache_dir=cache).frames.shape == (1, 96, 160, 3)
 
 

@@ -93,7 +93,7 @@ def test_room_damage_and_names(tmp_path):
     assert (calls, out.max()) == ([0], 0)
 
 
-def test_windows_that_other_processes_keep_meanwhile(tmp_path, caplog, monkeypatch):
+def test_windows_that_other_processes_keep_meanwhile(tmp_path, capsys, monkeypatch):
     """One of them gets its final name between the listing of the folder and the look at its size."""
     cache, calls, scandir = WindowCache(str(tmp_path), 1e9), [], os.scandir
     part = tmp_path / "other.array_record.7.part"
@@ -110,13 +110,26 @@ def test_windows_that_other_processes_keep_meanwhile(tmp_path, caplog, monkeypat
     for _ in range(2):
         cache.frames("window", (4, 6), np.zeros((3, 4, 6, 3), np.uint8), decoded(7, calls))
     assert calls == [7]
-    assert not caplog.text
+    assert not capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     cache, calls = WindowCache(str(tmp_path / "file" / "kept"), 1e9), []
     for _ in range(2):
         cache.frames("window", (4, 6), np.zeros((3, 4, 6, 3), np.uint8), decoded(7, calls))
     assert calls == [7, 7]
-    assert "a decoded window cannot be kept" in caplog.text
+    assert "a decoded window cannot be kept" in capsys.readouterr().err
+
+
+def test_windows_of_a_video_that_changed_are_decoded_anew_in_their_own_room(tmp_path, capsys):
+    cache, calls = WindowCache(str(tmp_path), 600_000), []  # room for four
+    out = np.zeros((40, 4, 6, 3), np.uint8)
+    for mark in ("1", "2", "2"):
+        for window in range(4):
+            number = 10 * int(mark) + window
+            cache.frames(f"a.mp4 {window}", (4, 6), out, decoded(number, calls), ("a.mp4", mark))
+            assert out.max() == number
+    assert calls == [10, 11, 12, 13, 20, 21, 22, 23]
+    line = "a.mp4: the video changed since its windows were kept; they are decoded anew\n"
+    assert capsys.readouterr().err == line, "once"
