@@ -33,7 +33,7 @@ LAUNCHER = "TADJAX_ENDS_WITH"  # in the environment: the process without which t
 _asks: Callable[[], None] | None = None  # what a first Ctrl-C does, while there is something to save
 _asked = False
 _shielded = _deferred = False
-_told: Callable[[], str] = "the same command begins again".strip
+_told: Callable[[], str] = lambda: "the same command begins again"  # noqa: E731
 _undo: list[Callable[[], object]] = []
 
 

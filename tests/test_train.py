@@ -237,7 +237,8 @@ def test_a_workdir_that_is_a_file_is_one_sentence(small_config, tmp_path):
     (tmp_path / "run").touch()
     done = subprocess.run(command(small_config, tmp_path / "run"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path / 'run'}: File exists; the same command goes on"), done.stderr
+    said = f"error: {tmp_path / 'run'}: cannot be written (File exists); no step is saved yet, and the same command"
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
 
 
 class Begun(Exception):
