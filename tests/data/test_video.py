@@ -374,7 +374,7 @@ def not_videos(folder):
         "list.m3u8": "not a video file that FFmpeg can open",
         "no_index.mp4": "not a video file that FFmpeg can open",
         "sound.mp4": "no video stream",
-        "folder.mp4": "not a video file that FFmpeg can open",
+        "folder.mp4": "the video cannot be read .Is a directory",
         "absent.mp4": "cannot be read .No such file",
     }
 
