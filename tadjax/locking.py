@@ -2,9 +2,10 @@
 
 The holder renews the file's time every BEAT seconds. On its own machine the number of its process tells whether it
 lives. From another machine, or another container, only the time does: a newcomer watches for PATIENCE seconds whether
-it changes (by its own clock, since clocks differ). Nothing but exclusive creation and renaming is asked of the file
-system, as locks are not what every shared one has. Of two that take over at once the one whose file is there in the
-end stays: the other finds at its next beat that the file is not its own, and ends.
+it changes (by its own clock, since clocks differ). Nothing but exclusive creation and renaming is asked of a shared
+file system, as locks are not what every one has; newcomers on one machine take their turns by a lock of the system. Of
+two that take over from two machines at once the one whose file is there in the end stays: the other finds at its next
+beat that the file is not its own, and ends.
 """
 
 import contextlib
@@ -24,6 +25,11 @@ from typing import Any
 from tadjax import ending
 from tadjax.errors import TadjaxError
 from tadjax.parallel import hosts
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FILE = "running.json"
 BEAT = 5.0  # seconds
@@ -50,8 +56,9 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
     new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     mine, ended, lock = _content(), threading.Event(), threading.Lock()
-    while not _create(path, mine):
-        _remove_dead(path)
+    with _turn(path.parent):
+        while not _create(path, mine):
+            _remove_dead(path)
 
     def release() -> None:
         ended.set()
@@ -82,6 +89,21 @@ def machine() -> str:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()
+
+
+@contextlib.contextmanager
+def _turn(folder: pathlib.Path) -> Iterator[None]:
+    """One newcomer of this machine at a time, where the file system can lock."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _content() -> bytes:

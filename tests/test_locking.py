@@ -29,7 +29,7 @@ def test_a_workdir_is_held_and_free_again(tmp_path):
     with hold(folder):
         assert json.loads((folder / FILE).read_text())["pid"] == os.getpid()
         assert is_held(folder)
-        named = rf"a run is at work here, process {os.getpid()} on .* since .*pytest"
+        named = rf"a run is at work here, process {os.getpid()} on .* since .*python"
         with pytest.raises(TadjaxError, match=named), hold(folder):
             pass
         (folder / "kept").touch()

@@ -15,8 +15,12 @@ SHAPES = {
     "conv2d_frame": (3, 4, 5, 6),
     "conv3d": (3, 4, 5, 6, 7),
     "channels": (1, 4, 1),
+    "channels5d": (1, 1, 1, 1, 4),
 }
 FLAX = {
+    "same": (3, 4),
+    "channels": (4,),
+    "channels5d": (4,),
     "conv2d_frame": (1, 5, 6, 4, 3),
     "linear": (4, 3),
     "pointwise": (4, 3),
@@ -28,9 +32,10 @@ FLAX = {
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_put_channels_last_and_are_inverses(name):
-    tensor = np.random.default_rng(0).normal(size=SHAPES[name])
+    kind = name.removesuffix("_stacked")
+    tensor = np.random.default_rng(0).normal(size=SHAPES[kind])
     ours, theirs = TRANSFORMS[name]
-    assert ours(tensor).shape == FLAX.get(name, (4,) if name == "channels" else (3, 4))
+    assert ours(tensor).shape == ((1,) if name != kind else ()) + FLAX[kind]
     assert np.array_equal(theirs(ours(tensor)), tensor)
 
 

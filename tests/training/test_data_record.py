@@ -32,7 +32,9 @@ def test_videos_and_texts_that_changed_are_named(config, tmp_path):
     assert line == f"{run}: the data changed since this run began: 2 files, config.data.annotations; video1"
     (data / "videos" / "video1.mp4").unlink()
     (line,) = data_record.changes(config, run)
-    assert "the data changed since this run began: 1 of 5 videos are missing" in line
+    assert line.startswith(
+        f"{run}: the data changed since this run began: {data / 'videos'}: 1 of 5 videos are missing"
+    )
 
 
 def test_a_run_is_finished_with_its_metrics_and_its_last_checkpoint(tmp_path):
