@@ -32,7 +32,9 @@ def base() -> ConfigDict:
         ""  # file with one class a line, in the order of the labels; "" derives them (sorted) from the annotations
     )
     data.videos = ""  # folder with one file a video, named as in the annotations, with any usual extension
-    data.tfds = ""  # folder written by python -m tadjax.data.builders: instead of annotations, classes, embedded videos
+    data.tfds = (
+        ""  # folder written by python -m tadjax.prepare.builders: instead of annotations, classes, embedded videos
+    )
     data.cache = ""  # folder for decoded windows that come again (all but random_trunc's); "" decodes them each time
     data.cache_gib = 50.0  # room for them; what does not fit is decoded each time
     data.prefix = ""  # what stands before the video's name in the file name ("v_" for ActivityNet)
@@ -195,7 +197,7 @@ def base() -> ConfigDict:
     optim.min_lr = 1e-8
     optim.ema_decay = 0.999  # 0 = evaluate the raw weights
 
-    config.lofi = lofi = ConfigDict()  # LoFi-E2E; see tadjax/training/fidelity.py and tadjax/stages.py
+    config.lofi = lofi = ConfigDict()  # LoFi-E2E; see tadjax/training/fidelity.py and tadjax/training/stages.py
     lofi.schedule = "full"  # fidelity of training: full, s (space), t (time), st, low; by turns c_short, c_long
     lofi.s = (1, 2.0)  # (r_t, r_s): what feature steps and sides are divided by
     lofi.t = (4, 1.0)

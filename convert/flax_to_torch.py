@@ -35,11 +35,12 @@ from convert.geometry import geometry
 from convert.layouts import LAYOUTS, Layout
 from convert.mapping import flat, names, plan
 from convert.torch_to_flax import strip
-from tadjax import checksums, ending, weights
+from tadjax import ending
 from tadjax.backbones.swin import Swin, offset_index
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
 from tadjax.errors import WeightsError, first_line
 from tadjax.files import expand_home
+from tadjax.workdir import checksums, weights
 
 
 @dataclasses.dataclass

@@ -17,8 +17,9 @@ import orbax.checkpoint as ocp
 
 from convert.files import as_torch, from_torch
 from convert.mapping import nested
-from tadjax import checksums, ending
+from tadjax import ending
 from tadjax.errors import WeightsError, first_line
+from tadjax.workdir import checksums
 
 CHUNK_BYTES = 64 << 20  # small enough for a sharded restore to read little beyond its own shard
 

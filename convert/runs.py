@@ -1,7 +1,7 @@
 """Whole detectors as runs: a converted checkpoint that tadjax.main evaluates and predicts with, and the way back.
 
-RUN/config.json, classes.txt, frozen/, checkpoints/0/     as training writes them (tadjax/checkpoint.py)
-RUN/weights.json, unused/                                 as in a folder of converted weights (tadjax/weights.py)
+RUN/config.json, classes.txt, frozen/, checkpoints/0/     as training writes them (tadjax/workdir/checkpoint.py)
+RUN/weights.json, unused/                                 as in converted weights (tadjax/workdir/weights.py)
 """
 
 import ast
@@ -14,15 +14,15 @@ import numpy as np
 
 from convert.mapping import flat, nested
 from convert.output import save_tree
-from tadjax import config as configs
-from tadjax import weights
-from tadjax.checkpoint import Checkpoints
+from tadjax.config import checks as configs
 from tadjax.data.annotations import read_classes
 from tadjax.errors import ConfigError, WeightsError
 from tadjax.localizer import Localizer, build
-from tadjax.runs import decide_classes, write_classes
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, split
+from tadjax.workdir import weights
+from tadjax.workdir.checkpoint import Checkpoints
+from tadjax.workdir.run import decide_classes, write_classes
 
 
 def load_config(file: str, overrides: list[str]) -> Any:

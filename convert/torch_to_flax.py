@@ -35,10 +35,11 @@ from convert.geometry import geometry
 from convert.layouts import LAYOUTS, PARALLEL_PREFIXES, WRAPPERS, Layout
 from convert.mapping import Parameter, Report, plan
 from convert.output import LazyArray, new_directory, save_tree, write_json
-from tadjax import ending, weights
+from tadjax import ending
 from tadjax.backbones.vit import CLIP_STEPS, sine_cosine
 from tadjax.errors import WeightsError
 from tadjax.files import expand_home
+from tadjax.workdir import weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _check_positions(source: Source, name: str, width: int) -> None:
 
 
 def convert(conversion: Conversion, output: str | pathlib.Path, config: Any = None) -> None:
-    """Writes the folder that `tadjax.weights` reads; array after array, so that memory holds one of them at a time.
+    """Writes the folder that `tadjax.workdir.weights` reads, array after array: memory holds one of them at a time.
 
     With a config the geometry is checked against it, and a detector with a head becomes a run's folder instead.
     """

@@ -2,7 +2,7 @@
 
 Makes real mp4 files (data/demo.py) and a small pre-trained backbone (training/pretrain_demo.py), trains AdaTAD and,
 on the same data and budget, a head alone on the frozen backbone; evaluates both; draws what AdaTAD found. With --lofi
-it shows instead what training the encoder end to end at low fidelity brings (LoFi-E2E, tadjax/stages.py).
+it shows instead what training the encoder end to end at low fidelity brings (LoFi-E2E, tadjax/training/stages.py).
 """
 
 from tadjax import ending
@@ -20,20 +20,20 @@ import time
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from tadjax import config as configs
-from tadjax import weights
 from tadjax.backbones.vit import SIZES, Vit
-from tadjax.checkpoint import METRIC
+from tadjax.config import checks as configs
 from tadjax.data.annotations import load_annotations
-from tadjax.data.demo import DemoPaths, make_demo
-from tadjax.evaluate import table
 from tadjax.files import write_whole
+from tadjax.inference.evaluate import table
+from tadjax.inference.predict import load
 from tadjax.parallel import hosts
-from tadjax.predict import load
-from tadjax.runs import keep_compiled
-from tadjax.stages import train_stages
-from tadjax.train import train
+from tadjax.prepare.demo_videos import DemoPaths, make_demo
+from tadjax.training.loop import train
 from tadjax.training.pretrain_demo import draw_clips, pretrain
+from tadjax.training.stages import train_stages
+from tadjax.workdir import weights
+from tadjax.workdir.checkpoint import METRIC
+from tadjax.workdir.run import keep_compiled
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Where everything goes.")
 _LOFI = flags.DEFINE_bool("lofi", False, "Compare the head's training after LoFi-E2E with the same without.")

@@ -32,22 +32,22 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from tadjax import config as configs
-from tadjax import weights
+from tadjax.config import checks as configs
 from tadjax.data.annotations import FPS_TOLERANCE
-from tadjax.data.decode_speed import any_video, decoding_processes, decoding_speed
 from tadjax.data.features import feature_folder
 from tadjax.data.loader import shared_records
-from tadjax.data.prepare import DATASETS
 from tadjax.data.recipe import rates
 from tadjax.data.records import locate_videos, sampling_of, usual_canvas
-from tadjax.data.video import probe
-from tadjax.data.video_folder import some_of
 from tadjax.errors import TadjaxError
-from tadjax.evaluate import video_classifier
 from tadjax.files import expand_home
+from tadjax.inference.evaluate import video_classifier
 from tadjax.localizer import build
-from tadjax.runs import decide_classes, read_subset
+from tadjax.prepare.__main__ import DATASETS
+from tadjax.profiling.decode_speed import any_video, decoding_processes, decoding_speed
+from tadjax.video.folder import some_of
+from tadjax.video.frames import probe
+from tadjax.workdir import weights
+from tadjax.workdir.run import decide_classes, read_subset
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
@@ -286,7 +286,7 @@ def classifier(config: Any) -> Iterator[Finding]:
 
 
 def mending(config: Any, problem: str) -> str:
-    """What mends a problem of a config's annotations or videos: an override, or a run of tadjax.data.prepare."""
+    """What mends a problem of a config's annotations or videos: an override, or a run of tadjax.prepare."""
     data = config.data
     if "no video is in subset" in problem:
         return "--config.data.train_subset=... --config.data.eval_subset=..., as the annotations name them"
@@ -296,11 +296,11 @@ def mending(config: Any, problem: str) -> str:
     for name, known in DATASETS.items():
         if pathlib.Path(data.annotations) == pathlib.Path(known.root) / known.annotations:
             source = "" if there else " --source DIR    # DIR: the publisher's annotation files"
-            return f"python -m tadjax.data.prepare {name}{source}"
+            return f"python -m tadjax.prepare {name}{source}"
     if data.blocked and "config.data.blocked" in problem:
         return "--config.data.blocked=''"
     given = shlex.join(["--videos", data.videos or "DIR", "--annotations", data.annotations if there else "FILE"])
-    return f"python -m tadjax.data.prepare custom {given} --output DIR"
+    return f"python -m tadjax.prepare custom {given} --output DIR"
 
 
 def decoding(config: Any) -> Iterator[Finding]:
@@ -336,7 +336,7 @@ def _make_video(path: pathlib.Path) -> None:
 
 def step_memory(config: Any) -> Finding:
     """Whether the training step fits, from compiling it for the devices at hand."""
-    from tadjax.profiling import profile
+    from tadjax.profiling.profile import profile
 
     with ending.temporary_folder() as folder:
         numbers = profile(config, pathlib.Path(folder), None)

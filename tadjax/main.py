@@ -21,7 +21,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tadjax import config as configs
+from tadjax.config import checks as configs
 from tadjax.errors import ConfigError, TadjaxError
 from tadjax.files import expand_home
 
@@ -94,32 +94,32 @@ def profile_steps() -> tuple[int, int] | None:
 
 def run_mode(config: Any, workdir: pathlib.Path, traced: tuple[int, int] | None) -> int:
     """Does what --mode says; returns the exit status. traced: steps of the training for the profiler."""
-    from tadjax.runs import keep_compiled
+    from tadjax.workdir.run import keep_compiled
 
     keep_compiled()
     if _MODE.value == "train" and len(config.lofi.stages):
-        from tadjax.stages import train_stages
+        from tadjax.training.stages import train_stages
 
         train_stages(config, workdir)
     elif _MODE.value == "train":
-        from tadjax.train import train
+        from tadjax.training.loop import train
 
         train(config, workdir, profile_steps=traced)
     elif _MODE.value == "evaluate":
-        from tadjax.evaluate import evaluate_run
+        from tadjax.inference.evaluate import evaluate_run
 
         evaluate_run(config, workdir)
     elif _MODE.value == "extract":
-        from tadjax.extract import extract_videos
+        from tadjax.inference.extract import extract_videos
 
         if extract_videos(config, workdir, _VIDEO.value, _OUTPUT.value):
             return 1
     elif _MODE.value == "profile":
-        from tadjax.profiling import profile
+        from tadjax.profiling.profile import profile
 
         profile(config, workdir, _TOPOLOGY.value)
     else:
-        from tadjax.predict import Filter, predict_files
+        from tadjax.inference.predict import Filter, predict_files
 
         wanted = Filter(_MIN_SCORE.value, _TOP_K.value, tuple(_LABELS.value))
         options = {"wanted": wanted, "output": _OUTPUT.value, "ground_truth": _TRUTH.value}

@@ -14,18 +14,19 @@ import pytest
 import torch
 
 from convert import torch_to_flax
-from tadjax import doctor, weights
+from tadjax import doctor
 from tadjax.backbones.vit import SIZES
 from tadjax.data import loader
 from tadjax.data.annotations import read_database
 from tadjax.data.records import evaluation_set, training_set, usual_canvas
 from tadjax.errors import DataError
 from tadjax.localizer import build
-from tadjax.runs import read_subset
-from tadjax.train import train
+from tadjax.training.loop import train
+from tadjax.workdir import weights
+from tadjax.workdir.run import read_subset
 from tests.conftest import CLASSES
 from tests.convert.checkpoints import tensors, vit_shapes
-from tests.data.numbered_videos import make
+from tests.video.numbered_videos import make
 
 
 def examine(config) -> list[doctor.Finding]:
@@ -89,7 +90,7 @@ def test_missing_videos_and_annotations_are_named_with_what_lists_them(small_con
     (finding,) = wrong(examine(small_config))
     assert "1 of 6 videos are missing: " in finding.text and "lost" in finding.text
     videos, file = small_config.data.videos, small_config.data.annotations
-    assert finding.remedy == f"python -m tadjax.data.prepare custom --videos {videos} --annotations {file} --output DIR"
+    assert finding.remedy == f"python -m tadjax.prepare custom --videos {videos} --annotations {file} --output DIR"
     small_config.data.annotations = str(tmp_path / "none.json")
     (finding,) = wrong(examine(small_config))
     assert f"config.data.annotations: {tmp_path / 'none.json'} does not exist" in finding.text

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from tadjax.data.extensions import without_extension
 from tadjax.errors import DataError
 from tadjax.files import read_json, read_text
+from tadjax.video.extensions import without_extension
 
 AMBIGUOUS = "Ambiguous"  # THUMOS14 marks with this label what is neither an action nor certainly none
 THUMOS_VIDEO = re.compile(r"video_(test|validation)_\d{7}")

@@ -1,4 +1,4 @@
-"""Reads the TFDS data sets that tadjax/data/builders writes: annotations, and videos as files or as embedded pieces.
+"""Reads the TFDS data sets that tadjax/prepare/builders writes: annotations, and videos as files or as embedded pieces.
 
 `config.data.tfds` names the folder of one, OUTPUT/NAME. What is read equals what the annotation file and the
 (re-encoded) video files would give, to the last bit.
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from tadjax.data.annotations import Annotations, Video, parse_database
-from tadjax.data.frame_index import VideoInfo, index_content
-from tadjax.data.video import Frames, collect_frames, draw_frames
 from tadjax.errors import DataError
+from tadjax.video.frame_index import VideoInfo, index_content
+from tadjax.video.frames import Frames, collect_frames, draw_frames
 
 # What damaged files look like to TFDS and ArrayRecord, which check sums.
 DAMAGE = (RuntimeError, OSError, LookupError, ValueError, TypeError, AttributeError)
@@ -46,7 +46,7 @@ class PackedVideo:
         max_missing: float = 0.05,
         out: np.ndarray | None = None,
     ) -> Frames:
-        """As `tadjax.data.video.read_frames` of the re-encoded file that the pieces were cut from."""
+        """As `tadjax.video.frames.read_frames` of the re-encoded file that the pieces were cut from."""
 
         def draw(frames: np.ndarray, pictures: Sequence[np.ndarray]) -> Iterator[int]:
             piece = np.searchsorted(self.starts, frames, side="right") - 1
@@ -86,7 +86,7 @@ class Built:
         if any(isinstance(file, str) for file in found) and not Path(folder).is_dir():
             raise DataError(
                 f"{self.folder} holds names of video files, and {os.fspath(folder)!r} is no folder: set "
-                "config.data.videos to the folder of the videos, or embed them (python -m tadjax.data.builders --embed)"
+                "config.data.videos to their folder, or embed them (python -m tadjax.prepare.builders --embed)"
             )
         return [Path(folder, file) if isinstance(file, str) else file for file in found]
 
@@ -105,7 +105,7 @@ def read_built(folder: str) -> Built:
                 database[name] = entry
                 files[name] = _packed(record, name, pieces, split) if "info" in record else _file(record, name, videos)
     except DAMAGE as error:
-        raise DataError(f"{videos}: not a data set of python -m tadjax.data.builders ({error!r})") from error
+        raise DataError(f"{videos}: not a data set of python -m tadjax.prepare.builders ({error!r})") from error
     return Built(folder, database, classes, files)
 
 
@@ -128,7 +128,7 @@ def _open(folder: str) -> Any:
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
         raise DataError(
             f"{folder}: holds no finished TFDS data set; config.data.tfds is a folder OUTPUT/NAME that "
-            "python -m tadjax.data.builders has written to the end"
+            "python -m tadjax.prepare.builders has written to the end"
         )
     try:
         return tfds.builder_from_directory(folder)

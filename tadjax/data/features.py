@@ -22,9 +22,9 @@ import numpy as np
 
 from tadjax.data.annotations import Video
 from tadjax.data.sampling import Sample, Sampling
-from tadjax.data.video import VideoInfo
 from tadjax.errors import ConfigError, DataError
 from tadjax.files import write_whole
+from tadjax.video.frames import VideoInfo
 
 RULES = "features.json"
 FORMAT = 1

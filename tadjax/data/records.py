@@ -29,11 +29,11 @@ from tadjax.data.built import PackedVideo, read_built
 from tadjax.data.features import FeatureFolder, feature_folder
 from tadjax.data.sampling import GroundTruth, Sampling, Window
 from tadjax.data.timeline import Grid, Timeline, timeline_of
-from tadjax.data.video import Frames, VideoInfo, displayed_size, frame_index, read_frames
-from tadjax.data.video_folder import find_videos, some_of
 from tadjax.data.window_cache import WindowCache
 from tadjax.errors import ConfigError, DataError
 from tadjax.files import mark_of
+from tadjax.video.folder import find_videos, some_of
+from tadjax.video.frames import Frames, VideoInfo, displayed_size, frame_index, read_frames
 
 Record = dict[str, np.ndarray]
 
@@ -65,7 +65,7 @@ class Source:
         max_missing: float = 0.05,
         out: np.ndarray | None = None,
     ) -> Frames:
-        """As `tadjax.data.video.read_frames`, wherever the frames lie."""
+        """As `tadjax.video.frames.read_frames`, wherever the frames lie."""
         options = {"short_side": short_side, "center_crop": center_crop, "max_missing": max_missing}
 
         def decode(out: np.ndarray | None) -> Frames:
@@ -151,7 +151,7 @@ def _check_rate(path: str, info: VideoInfo, fps: float) -> None:
     if fps and info.constant_rate and abs(info.fps / fps - 1) > FPS_TOLERANCE:
         raise DataError(
             f"{path}: has {info.fps:.4g} frames a second, config.data.fps says {fps:g}; re-encode the videos "
-            f"(python -m tadjax.data.prepare NAME --reencode FOLDER --fps {fps:g})"
+            f"(python -m tadjax.prepare NAME --reencode FOLDER --fps {fps:g})"
         )
 
 

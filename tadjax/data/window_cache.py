@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from tadjax.data.video import Frames
+from tadjax.video.frames import Frames
 
 FRAMES = 16  # of a record
 

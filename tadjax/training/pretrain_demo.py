@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from tadjax.backbones.vit import CLIP_FRAMES, TUBELET, Vit
-from tadjax.data.demo import draw_aimless_clip
+from tadjax.prepare.demo_videos import draw_aimless_clip
 
 CLIPS = 2000
 STEPS = 500

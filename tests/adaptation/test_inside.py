@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tadjax import flops
 from tadjax.adaptation import inside
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.tia import Tia
+from tadjax.profiling.profile import flops
 from tests.adaptation import tiny
 
 ADAPTER = Tia(6)

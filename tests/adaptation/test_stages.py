@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tadjax import weights
 from tadjax.adaptation import inside, stacks
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.losa import Losa
@@ -16,6 +15,7 @@ from tadjax.adaptation.tia import Tia
 from tadjax.backbones import make_backbone
 from tadjax.backbones.layers import resize_in_time
 from tadjax.backbones.vit import feature_map
+from tadjax.workdir import weights
 from tests.adaptation import tiny
 from tests.backbones.test_contract import params_of
 

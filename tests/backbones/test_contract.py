@@ -11,7 +11,6 @@ import pytest
 from configs import thumos_vitg
 from convert.layouts import layout_named
 from convert.mapping import flat, nested, to_flax, to_torch
-from tadjax import weights
 from tadjax.adaptation import inside
 from tadjax.adaptation.snippets import Snippets
 from tadjax.backbones import i3d, r2plus1d, vit
@@ -23,6 +22,7 @@ from tadjax.backbones.swin import PatchMerging, Swin
 from tadjax.backbones.tsm import Tsm
 from tadjax.errors import ConfigError
 from tadjax.localizer import build
+from tadjax.workdir import weights
 from tests.golden.backbone import read, run_layers, state_dict
 from tests.golden.compare import HERE
 

@@ -77,7 +77,7 @@ def report(pipeline, path: str) -> None:
 
 def ours(path: str) -> np.ndarray:
     """What the loader decodes; the augmentation is the device's."""
-    from tadjax.data.video import read_frames
+    from tadjax.video.frames import read_frames
 
     return read_frames(path, INDICES, short_side=SHORT_SIDE).frames
 

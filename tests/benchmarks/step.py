@@ -5,7 +5,7 @@ import json
 import pathlib
 import tempfile
 
-from tadjax.config import shipped
+from tadjax.config.checks import shipped
 from tests.benchmarks import run
 
 ROUNDS = 2

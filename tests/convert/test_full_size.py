@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from tadjax.backbones.vit import CLIP_FRAMES, MEAN, SIZES, STD, Vit, sine_cosine
-from tadjax.weights import load_backbone
+from tadjax.workdir.weights import load_backbone
 
 ROOT = pathlib.Path(__file__).parents[2]
 VIDEO = ROOT.parent / "shared" / "videos" / "decord_flipping_a_pancake.mkv"

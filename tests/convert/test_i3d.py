@@ -13,8 +13,8 @@ import torch
 from convert import flax_to_torch, torch_to_flax
 from convert.layouts import layout_named
 from convert.mapping import flat, nested, to_torch
-from tadjax import weights
 from tadjax.backbones.i3d import I3d
+from tadjax.workdir import weights
 from tests.conftest import ROOT
 from tests.convert.checkpoints import bits
 

@@ -8,9 +8,9 @@ from convert.files import Checkpoint, StoredTensor
 from convert.layouts import layout_named
 from convert.mapping import flat, nested, to_flax, to_torch
 from convert.torch_to_flax import prepare, recognise
-from tadjax import weights
 from tadjax.backbones.slowfast import SlowFast
 from tadjax.backbones.tsm import Tsm
+from tadjax.workdir import weights
 
 MODELS = {
     "tsm_r18_release": Tsm(depths=(2, 2, 2, 2), bottleneck=False, stem_width=8),

@@ -10,16 +10,16 @@ from convert.backbones import VIDEOMAE
 from convert.layouts import layout_named
 from convert.mapping import flat, to_flax, to_torch
 from convert.runs import load_config
-from tadjax import config as configs
-from tadjax import weights
 from tadjax.backbones.vit import SIZES, sine_cosine
-from tadjax.checkpoint import Checkpoints, save_frozen
+from tadjax.config import checks as configs
 from tadjax.errors import ConfigError, WeightsError
 from tadjax.localizer import build
 from tadjax.parallel.mesh import make_mesh
-from tadjax.runs import initial_params, load_run, write_classes
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, split
+from tadjax.workdir import weights
+from tadjax.workdir.checkpoint import Checkpoints, save_frozen
+from tadjax.workdir.run import initial_params, load_run, write_classes
 from tests.convert.checkpoints import bits, tensors, under, vit_shapes
 
 CLASSES = ("run", "jump", "swim")

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.data.tiny_videos import open_videos, write_videos
+from tests.video.tiny_videos import open_videos, write_videos
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from tadjax.data import loader, records
 from tadjax.data.loader import Share
 from tadjax.errors import ConfigError, DataError
-from tests.data.tiny_videos import SAMPLING, evaluation_set, make_video, train_set
+from tests.video.tiny_videos import SAMPLING, evaluation_set, make_video, train_set
 
 ROOT = str(pathlib.Path(__file__).parents[2])
 
@@ -247,7 +247,7 @@ import os, pathlib, signal, sys, time
 sys.path.insert(0, {root!r})
 from tadjax.data import loader
 from tests.data.test_loader import worker_pids
-from tests.data.tiny_videos import open_videos, train_set
+from tests.video.tiny_videos import open_videos, train_set
 
 if __name__ == "__main__":
     batches = loader.train_batches(train_set(open_videos(pathlib.Path({folder!r}))), 2, workers=2)
@@ -294,7 +294,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tadjax.data import loader
 from tests.data.test_loader import assert_same, take
-from tests.data.tiny_videos import open_videos, train_set
+from tests.video.tiny_videos import open_videos, train_set
 
 jax.config.update("jax_transfer_guard", "disallow")
 data = train_set(open_videos(pathlib.Path({folder!r})))

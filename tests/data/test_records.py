@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from configs import common
-from tadjax.data import records, video_folder
+from tadjax.data import records
 from tadjax.data.annotations import Video, load_annotations
 from tadjax.data.sampling import GroundTruth
 from tadjax.data.timeline import Timeline
 from tadjax.errors import DataError
-from tests.data.tiny_videos import (
+from tadjax.video import folder as video_folder
+from tests.video.tiny_videos import (
     FRAMES,
     PORTRAIT,
     SAMPLING,

@@ -14,25 +14,25 @@ from hypothesis import HealthCheck, given, settings
 from safetensors.torch import save_file
 
 from convert.files import open_checkpoint
-from tadjax import config as configs
+from tadjax.config import checks as configs
 from tadjax.data.annotations import AMBIGUOUS, is_ambiguous, known_names, load_annotations, read_classes, read_names
 from tadjax.data.features import FORMAT, RULES, FeatureFolder, feature_folder, info_path
-from tadjax.data.formats import Reading, read_instances
-from tadjax.data.frame_index import frame_index
-from tadjax.data.segments import clean_label
-from tadjax.data.video import displayed_size, read_frames
-from tadjax.data.video_names import Finder
 from tadjax.detections.fusion import load_classifier
 from tadjax.detections.results import read_results
 from tadjax.errors import TadjaxError
 from tadjax.metrics.instances import read_ground_truth
-from tadjax.weights import read_info
+from tadjax.prepare.formats import Reading, read_instances
+from tadjax.prepare.segments import clean_label
+from tadjax.video.frame_index import frame_index
+from tadjax.video.frames import displayed_size, read_frames
+from tadjax.video.names import Finder
+from tadjax.workdir.weights import read_info
 from tests.conftest import write_moving_square
 from tests.convert.checkpoints import tensors, vit_shapes
-from tests.data import test_elan, test_via
-from tests.data.numbered_videos import make
-from tests.data.odd_files import X264, edit, join, ts_part, turned
 from tests.faults import damage
+from tests.prepare import test_elan, test_via
+from tests.video.numbered_videos import make
+from tests.video.odd_files import X264, edit, join, ts_part, turned
 
 SECONDS = 20  # that no reader may take: everything here is small
 

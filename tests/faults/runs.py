@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tadjax.train import train
+from tadjax.training.loop import train
 from tests.conftest import ROOT, make_small_config
-from tests.test_train import arrays, assert_same_bits, command, lines
+from tests.training.test_loop import arrays, assert_same_bits, command, lines
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 PATIENCE = 600  # seconds for a process to get somewhere, on a busy machine

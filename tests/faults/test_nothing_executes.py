@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from convert.files import open_checkpoint
 from tadjax.data.annotations import load_annotations
 from tadjax.data.features import FeatureFolder, open_npy
-from tadjax.data.frame_index import frame_index
-from tadjax.data.video_folder import EXTENSIONS, find_videos
 from tadjax.detections.decode import Detections
 from tadjax.detections.fusion import load_classifier
 from tadjax.errors import DataError, WeightsError
 from tadjax.report.page import write_page
+from tadjax.video.folder import EXTENSIONS, find_videos
+from tadjax.video.frame_index import frame_index
 from tests.conftest import ROOT, write_moving_square
 
 FOLDERS = ("tadjax", "convert", "configs", "launch")

@@ -14,7 +14,7 @@ from convert.files import Checkpoint, StoredTensor
 from convert.layouts import Layout
 from convert.mapping import to_flax, to_torch
 from convert.torch_to_flax import prepare, recognise
-from tadjax import weights
+from tadjax.workdir import weights
 from tests.golden.compare import Row
 
 StateDict = dict[str, np.ndarray]

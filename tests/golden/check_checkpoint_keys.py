@@ -10,10 +10,10 @@ import numpy as np
 
 from convert.files import Checkpoint, StoredTensor
 from convert.torch_to_flax import Conversion, prepare, recognise
-from tadjax import weights
 from tadjax.adaptation.tia import Tia
 from tadjax.backbones.vit import Vit, sine_cosine
 from tadjax.heads.actionformer import ActionFormer
+from tadjax.workdir import weights
 from tests.golden.compare import Row
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tadjax.data.video import probe, read_frames, times
 from tadjax.errors import DataError
+from tadjax.video.frames import probe, read_frames, times
 from tests.golden.compare import Row
 
 REFERENCE = pathlib.Path(__file__).with_name("videos.json")

@@ -34,7 +34,7 @@ def folder(tmp_path):
     write("malformed.json", {"results": {"v": [{"segment": [0, 2]}]}})
     write("both.json", {"database": {**TRUTH["database"], "w": TRUTH["database"]["v"]}})
     write("blocked.json", ["w"])  # as OpenTAD takes it
-    (tmp_path / "blocked.txt").write_text("w\n")  # as tadjax.data.prepare writes it
+    (tmp_path / "blocked.txt").write_text("w\n")  # as tadjax.prepare writes it
     return tmp_path
 
 

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from configs import thumos_vitg
-from tadjax import config as configs
+from tadjax.config import checks as configs
 from tadjax.data.records import usual_canvas
 from tadjax.localizer import build
-from tadjax.parallel.collectives import collectives
 from tadjax.parallel.mesh import make_mesh
-from tadjax.profiling import CLASSES, SEGMENTS, Step, training_step
-from tadjax.program import parse
+from tadjax.profiling.collectives import collectives
+from tadjax.profiling.compiled_text import parse
+from tadjax.profiling.profile import CLASSES, SEGMENTS, Step, training_step
 from tadjax.training.arrival import Arrival
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import TrainState, create

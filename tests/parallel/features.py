@@ -24,7 +24,7 @@ from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
 from tadjax.backbones.swin import Swin
 from tadjax.backbones.tsm import Tsm
-from tadjax.config import ConfigDict
+from tadjax.config.checks import ConfigDict
 from tadjax.localizer import Localizer
 from tadjax.parallel.mesh import make_mesh, shardings
 from tadjax.parallel.shard import spread

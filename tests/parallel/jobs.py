@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.conftest import ROOT
-from tests.test_train import command, lines
+from tests.training.test_loop import command, lines
 
 PATIENCE = 300  # seconds; what takes longer hangs
 

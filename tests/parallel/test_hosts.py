@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from launch.local import free_port
-from tadjax import config as configs
-from tadjax.checkpoint import Checkpoints
+from tadjax.config import checks as configs
 from tadjax.errors import ConfigError, TadjaxError
 from tadjax.parallel import hosts
-from tadjax.runs import check_workdir
+from tadjax.workdir.checkpoint import Checkpoints
+from tadjax.workdir.run import check_workdir
 from tests.conftest import ROOT, make_small_config
 from tests.parallel.jobs import job
-from tests.test_train import arrays, assert_same_bits, lines
+from tests.training.test_loop import arrays, assert_same_bits, lines
 
 
 class Ended(Exception):
@@ -67,11 +67,11 @@ with hosts.together():
 EVALUATE = """
 import json, pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from tadjax import config as configs
-from tadjax.evaluate import Evaluator
+from tadjax.config import checks as configs
+from tadjax.inference.evaluate import Evaluator
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
-from tadjax.runs import decide_classes
+from tadjax.workdir.run import decide_classes
 import types
 
 folder, address, count, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

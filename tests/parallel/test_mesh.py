@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from configs import thumos_vitg
-from tadjax import config as configs
+from tadjax.config import checks as configs
 from tadjax.errors import ConfigError
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes

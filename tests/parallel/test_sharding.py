@@ -83,8 +83,8 @@ def test_features_and_gradients_of_every_method_equal_the_single_devices():
 ELSEWHERE = """
 import sys, jax, numpy as np
 from tests.parallel.equality import make_config, make_mesh, place, starting_state
-from tadjax.checkpoint import Checkpoints
-from tadjax.config import ConfigDict
+from tadjax.workdir.checkpoint import Checkpoints
+from tadjax.config.checks import ConfigDict
 from tadjax.parallel.mesh import shardings
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from tadjax.data.frame_index import frame_index
 from tadjax.detections.decode import Detections
 from tadjax.report.page import relative_url, write_page
+from tadjax.video.frame_index import frame_index
 from tests.report import browser as browsers
 
 EVIL = "</script><script>document.title='hacked'</script><!-- & \"'$x ${y}"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tadjax import config as configs
+from tadjax.config import checks as configs
 from tadjax.data.augment import Augmentation, augment
 from tadjax.parallel import mesh as meshes
 from tadjax.training import arrival

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs import anet_tsm18_lofi, thumos_vitg
-from tadjax import config as configs
-from tadjax import train as training
+from tadjax.config import checks as configs
 from tadjax.heads import HEADS
 from tadjax.localizer import build
 from tadjax.parallel import hosts
 from tadjax.training import fidelity
+from tadjax.training import loop as training
 from tadjax.training.fidelity import CYCLE, Schedule, Stream
 from tests.conftest import make_small_config
 

@@ -6,12 +6,12 @@ import numpy as np
 from tadjax.adaptation.host_frames import HostFrames, on_device
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
-from tadjax.profiling import SEGMENTS, training_step
+from tadjax.profiling.profile import SEGMENTS, training_step
 from tadjax.training.arrival import Arrival
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, split
+from tests.config.test_checks import load
 from tests.conftest import ROOT
-from tests.test_config import load
 
 
 def after_a_step(where: str) -> tuple:

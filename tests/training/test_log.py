@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tadjax.train import Watch
 from tadjax.training.log import Clock, MetricsLog, Spikes, Trace
+from tadjax.training.loop import Watch
 
 
 def test_a_spike_is_above_a_multiple_of_the_median_and_a_new_level_is_none():
@@ -112,7 +112,7 @@ def traced(folder) -> list[int]:
 def test_training_does_not_load_pytorch(tmp_path):
     """TensorBoard's writer would, where it is installed: seconds of every start."""
     code = (
-        "import pathlib, sys, tadjax.train; from tadjax.training.log import MetricsLog;"
+        "import pathlib, sys, tadjax.training.loop; from tadjax.training.log import MetricsLog;"
         "log = MetricsLog(pathlib.Path(sys.argv[1]), 0); log.write(1, {'loss': 2.0}); log.close();"
         "assert 'torch' not in sys.modules"
     )

@@ -1,1 +1,0 @@
-"""The data sets as TFDS data sets, without TensorFlow: `python -m tadjax.data.builders`."""
