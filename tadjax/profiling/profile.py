@@ -37,7 +37,7 @@ from tadjax.files import write_whole
 from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
-from tadjax.profiling.profile import decode_speed, device_memory, flops, topologies
+from tadjax.profiling import decode_speed, device_memory, flops, topologies
 from tadjax.profiling.collectives import collectives, totals
 from tadjax.profiling.compiled_text import parse
 from tadjax.profiling.roofline import BOUNDS, roofline, work

@@ -6,7 +6,7 @@ import pytest
 from tadjax.adaptation import inside
 from tadjax.adaptation.inside import Memory
 from tadjax.adaptation.tia import Tia
-from tadjax.profiling.profile import flops
+from tadjax.profiling import flops
 from tests.adaptation import tiny
 
 ADAPTER = Tia(6)

@@ -8,7 +8,7 @@ import pytest
 from tadjax.data.records import training_set
 from tadjax.inference.evaluate import Evaluator
 from tadjax.parallel import mesh as meshes
-from tadjax.profiling.profile import device_memory, profile, topologies
+from tadjax.profiling import device_memory, profile, topologies
 from tadjax.profiling.device_memory import Plan, alive
 from tadjax.training.arrival import Arrival
 from tadjax.workdir.checkpoint import Checkpoints

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from tadjax.profiling.profile import flops
+from tadjax.profiling import flops
 
 
 def test_matrix_products_in_loops_and_their_gradients():

@@ -11,7 +11,7 @@ from configs import anet_tsm18_lofi
 from tadjax.adaptation import host_frames
 from tadjax.config import checks as configs
 from tadjax.parallel import mesh as meshes
-from tadjax.profiling.profile import decode_speed, device_memory, profile, topologies
+from tadjax.profiling import decode_speed, device_memory, profile, topologies
 from tadjax.profiling.profile import _remedies, _verdict, training_step
 from tests.config.test_checks import load
 from tests.conftest import ROOT

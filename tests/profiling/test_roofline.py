@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tadjax.profiling.profile import flops
+from tadjax.profiling import flops
 from tadjax.profiling.compiled_text import parse, walk
 from tadjax.profiling.roofline import Kernel, Work, operations_of, roofline, traffic_of, work
 

@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from tadjax.errors import ConfigError
-from tadjax.profiling.profile import topologies
+from tadjax.profiling import topologies
 
 
 @pytest.mark.parametrize(
