@@ -7,6 +7,7 @@ adatad frozen finetune              adapters inside (AdaTAD), head alone, everyt
 160 224                             side of the pictures in pixels; 224 adapts the last half of vitg's layers
 cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 Every video, however long, is 768 frames and 192 feature steps. Published average mAP, tIoU 0.5:0.05:0.95 (OpenTAD's
 results page), with the labels of CUHK: vits 37.81, vitb 38.35, vitl 39.21, vith 39.31, vitg 39.77, vitg,224 39.86; with
@@ -19,6 +20,7 @@ OpenTAD's settings and the others nobody's. The labels matter only in evaluation
 """
 
 from configs import common
+from tadjax.config.schema import defaults
 
 METHODS = ("adatad", "frozen", "finetune")
 CLASSIFIERS = {
@@ -32,7 +34,7 @@ def get_config(variant: str = ""):
     sides, labels = ("160", "224"), (*CLASSIFIERS, "cls")
     sizes = (*common.SIZES, *common.OTHER_BACKBONES)
     size, method, side, labels, tiny = common.pick(variant, sizes, METHODS, sides, labels, common.TINY)
-    config = common.base()
+    config = defaults()
     config.data.name = "activitynet-1.3"
     config.data.annotations = "data/anet/annotations.json"
     config.data.classes = "data/anet/classes.txt"

@@ -2,6 +2,7 @@
 
 actionformer tridet                 head; ActionFormer sees videos resized to 192 steps, TriDet as they are, up to 768
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 `config.features.path` is a folder with one .npy [T, 512] a video, v_NAME.npy, a feature every 16 frames of videos of 15
 frames a second (OpenTAD's `anet_tsp_npy_unresize`). The labels are CUHK's video classifier's.

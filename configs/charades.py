@@ -2,6 +2,7 @@
 
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 Published average mAP, tIoU 0.1:0.1:0.9 (OpenTAD's results page): vits 24.14, vitb 27.99, vitl 32.31, vith 33.94,
 vitg 37.56.
@@ -10,13 +11,14 @@ vitg 37.56.
 """
 
 from configs import common
+from tadjax.config.schema import defaults
 
 ADAPTER_LR = {"vits": 4e-4, "vitb": 4e-4, "vitl": 2e-4, "vith": 1e-4, "vitg": 8e-5}
 
 
 def get_config(variant: str = ""):
     size, tiny = common.pick(variant, common.SIZES, common.TINY)
-    config = common.base()
+    config = defaults()
     config.data.name = "charades"
     config.data.annotations = "data/charades/annotations.json"
     config.data.classes = "data/charades/classes.txt"

@@ -12,12 +12,13 @@ was pre-trained).
 """
 
 from configs import common
+from tadjax.config.schema import defaults
 
 METHODS = ("adatad", "head_only", "side", "losa", "lofi", "acp")
 
 
 def get_config(variant: str = ""):
-    config = common.base()
+    config = defaults()
     config.dtype = "float32"
     config.data.name = "demo"
     config.data.annotations = "runs/demo/data/annotations.json"

@@ -7,11 +7,12 @@ variant is tiny, the tiny twin, for a CPU.
 """
 
 from configs import common
+from tadjax.config.schema import defaults
 
 
 def get_config(variant: str = ""):
     (tiny,) = common.pick(variant, common.TINY)
-    config = common.base()
+    config = defaults()
     config.data.name = "ego4d-mq"
     config.data.annotations = "data/ego4d/annotations.json"
     config.data.classes = "data/ego4d/classes.txt"

@@ -2,6 +2,7 @@
 
 slowfast egovlp internvideo         whose features: of 2304, 256 or 1024 channels, every 16th, 16th and 8th frame
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 `config.features.path` is a folder with one .npy [T, C] a clip (OpenTAD's `mq_slowfast`, `mq_egovlp`, `mq_internvideo`).
 Published average mAP, tIoU 0.1:0.1:0.5 (OpenTAD's results page): slowfast 16.26, egovlp 22.13, internvideo 27.52.

@@ -3,6 +3,7 @@
 verb noun                           what is localized: 97 verbs or 293 nouns; each has its own weights of ViT-L
 vitl slowfast50                     backbone; SlowFast R50 as PySlowFast trained it on EPIC-Kitchens, both tasks at once
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 Published average mAP, tIoU 0.1:0.1:0.5 (OpenTAD's results page): verb 29.69 (33.02, 32.43, 30.51, 27.80, 24.69), noun
 29.44 (33.88, 32.41, 30.58, 27.66, 22.67). No setting is published of slowfast50, which has ViT-L's.
@@ -11,11 +12,12 @@ Published average mAP, tIoU 0.1:0.1:0.5 (OpenTAD's results page): verb 29.69 (33
 """
 
 from configs import common
+from tadjax.config.schema import defaults
 
 
 def get_config(variant: str = ""):
     task, backbone, tiny = common.pick(variant, ("verb", "noun"), ("vitl", "slowfast50"), common.TINY)
-    config = common.base()
+    config = defaults()
     config.data.name = f"epic-kitchens-100-{task}"
     config.data.annotations = f"data/epic/annotations_{task}.json"
     config.data.classes = f"data/epic/classes_{task}.txt"

@@ -3,6 +3,7 @@
 verb noun                           what is localized
 actionformer tridet                 head
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 `config.features.path` is a folder with one .npy [T, 2304] a video: 32 frames every 16 of videos of 30 frames a second
 (OpenTAD's `slowfast_fps30_stride16_clip32`). Long videos are evaluated in overlapping windows, not at once.

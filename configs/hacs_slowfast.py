@@ -2,6 +2,7 @@
 
 actionformer tridet                 head; ActionFormer's labels are those of TCANet's video classifier
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 `config.features.path` is a folder with one .npy [T, 2304] a video: 32 frames every 8 of videos of 15 frames a second,
 fine-tuned on HACS (TCANet's; OpenTAD's `slowfast101_15fps_stride8_len32_hacs`). A window is 512 s.
@@ -12,11 +13,12 @@ published setting of AdaTAD on HACS; configs/hacs_tsm18_lofi.py trains an encode
 """
 
 from configs import common
+from tadjax.config.schema import defaults
 
 
 def get_config(variant: str = ""):
     head, tiny = common.pick(variant, ("actionformer", "tridet"), common.TINY)
-    config = common.base()
+    config = defaults()
     config.data.name = "hacs"
     config.data.annotations = "data/hacs/annotations.json"
     config.data.classes = "data/hacs/classes.txt"

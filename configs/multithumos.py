@@ -3,6 +3,7 @@
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
 768x160 1536x224                    sampled frames a window, and their side in pixels; 1536x224 was published of vitg
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 Published average mAP, tIoU 0.1:0.1:0.9 (OpenTAD's results page): vits 40.77, vitb 42.76, vitl 45.15, vith 46.02, vitg
 46.74, vitg,1536x224 48.73.

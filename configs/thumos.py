@@ -6,6 +6,7 @@ i3d                                 or I3D, RGB, of Kinetics-400: one step in 8 
 adatad side frozen finetune         adapters inside (AdaTAD), beside (AdaTAD-dagger), head alone, everything
 768x160 1536x224 1024x224           sampled frames a window, and their side in pixels
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 Published average mAP, tIoU 0.3:0.1:0.7 (OpenTAD's results page): vits 69.03, vitb 71.14, vitl 73.51, vith 74.95,
 vitg 75.06, vitg,1536x224 77.07, vitg,side,1536x224 74.65. Settings without a result are published of vits,side, and
@@ -21,12 +22,21 @@ is 16 frames that the backbone sees alone. frozen on features that are extracted
     python -m tadjax.main --config=configs/thumos.py:vitb,side --workdir=RUN
 """
 
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
 from configs import common
 
 METHODS = ("adatad", "side", "frozen", "finetune")
 ADAPTED_FROM = {"vits": 6, "vitb": 6, "vitl": 12, "vith": 16, "vitg": 20}  # the last half of the layers
 ADAPTED_FROM |= {"slowfast50": 8, "slowfast101": 16, "swint": 6, "swinb": 12, "i3d": 4}
 LAYERS = {"slowfast101": 33, "i3d": 9}  # where that is not twice as many
+
+
+def with_words(words: str) -> Callable[..., ConfigDict]:
+    """The get_config of a file that stands for these words; its own variant adds others."""
+    return lambda variant="": get_config(",".join(filter(None, (words, variant))))
 
 
 def get_config(variant: str = ""):

@@ -2,6 +2,7 @@
 
 actionformer tridet                 head
 tiny                                the tiny twin, for a CPU
+The first word of a row is the default; tiny has none.
 
 The baseline that end-to-end training is measured against. `config.features.path` is the folder that ActionFormer's
 release links (`i3d_features`, one .npy a video). The settings are OpenTAD's for these features (RandomTrunc of 2304 of

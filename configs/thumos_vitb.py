@@ -6,12 +6,6 @@ results page; AdaTAD paper).
     python -m tadjax.main --config=configs/thumos_vitb.py --workdir=RUN
 """
 
-from configs import common
+from configs import thumos
 
-
-def get_config(variant: str = ""):
-    (tiny,) = common.pick(variant, common.TINY)
-    config = common.thumos()
-    config.backbone.size = "b"
-    config.backbone.weights = "weights/vitb"
-    return common.tiny(config) if tiny else config
+get_config = thumos.with_words("vitb")

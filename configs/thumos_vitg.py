@@ -6,14 +6,6 @@ results page; AdaTAD paper).
     python -m tadjax.main --config=configs/thumos_vitg.py --workdir=RUN
 """
 
-from configs import common
+from configs import thumos
 
-
-def get_config(variant: str = ""):
-    (tiny,) = common.pick(variant, common.TINY)
-    config = common.thumos()
-    config.backbone.size = "g"
-    config.backbone.weights = "weights/vitg"
-    config.memory.clips_per_group = 4
-    config.memory.remat, config.memory.kept_inputs = "nested", 28  # a video within 12 GiB; "block" is a tenth faster
-    return common.tiny(config) if tiny else config
+get_config = thumos.with_words("vitg")

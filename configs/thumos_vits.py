@@ -6,13 +6,6 @@ results page; AdaTAD paper).
     python -m tadjax.main --config=configs/thumos_vits.py --workdir=RUN
 """
 
-from configs import common
+from configs import thumos
 
-
-def get_config(variant: str = ""):
-    (tiny,) = common.pick(variant, common.TINY)
-    config = common.thumos()
-    config.backbone.size = "s"
-    config.backbone.weights = "weights/vits"
-    config.optim.adapter_lr = 2e-4
-    return common.tiny(config) if tiny else config
+get_config = thumos.with_words("vits")

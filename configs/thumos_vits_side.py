@@ -5,18 +5,6 @@ The settings are OpenTAD's; 1.8 GB a video (AdaTAD paper). No mAP is published w
     python -m tadjax.main --config=configs/thumos_vits_side.py --workdir=RUN
 """
 
-from configs import common
+from configs import thumos
 
-
-def get_config(variant: str = ""):
-    (tiny,) = common.pick(variant, common.TINY)
-    config = common.thumos()
-    config.backbone.size = "s"
-    config.backbone.weights = "weights/vits"
-    config.adaptation.method = "side"
-    config.backbone.drop_path = 0.0
-    config.adaptation.layers = (6, 11)
-    config.head.input_dropout = 0.1
-    config.optim.adapter_lr = 2e-4
-    config.memory.taps = "store"  # at this size the second frozen pass costs more than it saves
-    return common.tiny(config) if tiny else config
+get_config = thumos.with_words("vits,side")

@@ -44,7 +44,7 @@ def load_config(file: str, overrides: list[str]) -> Any:
         config.update_from_flattened_dict(values)
     except TypeError as error:
         raise ConfigError(f"{error}; a config file may give a field another type, an override cannot") from error
-    configs.check(config, configs.reference())
+    configs.check(config)
     return config
 
 

@@ -94,7 +94,7 @@ def config_of(variant: str, data: DemoPaths, workdir: pathlib.Path) -> ConfigDic
     config.data.classes = str(data.classes)
     config.data.videos = str(data.videos)
     config.backbone.weights = str(workdir / "weights")
-    configs.check(config, configs.reference())
+    configs.check(config)
     return config
 
 

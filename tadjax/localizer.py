@@ -166,7 +166,7 @@ def valid_steps(valid: jax.Array, steps: int) -> jax.Array:
 
 
 def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
-    """The localizer that a config describes (configs/common.py has the fields), for a number of classes.
+    """The localizer that a config describes (docs/config.md), for a number of classes.
 
     platform: what it will run on ("cpu", "gpu", "tpu"), which picks the attention kernel; the default device's if None.
     """

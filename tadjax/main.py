@@ -61,7 +61,7 @@ def run() -> int:
         if _MODE.value == "train":
             raise ConfigError("--config is missing: give a file of configs/, such as --config=configs/thumos_vitg.py")
         config = configs.load(workdir / "config.json")
-    configs.check(config, configs.reference())
+    configs.check(config)
     if _MODE.value == "predict" and not _VIDEO.value:
         raise ConfigError("--mode=predict needs --video=FILE (or a folder, or a pattern)")
     traced = profile_steps()

@@ -5,7 +5,7 @@ from typing import Any
 
 from tadjax.backbones import i3d, r2plus1d, slowfast, swin, tsm, vit
 
-# config.backbone.name: (class, {config.backbone.size: arguments}); tadjax/config/rules.py has the names without JAX.
+# config.backbone.name: (class, {config.backbone.size: arguments}); tadjax/config/backbones.py has the names.
 BACKBONES = {
     "vit": (vit.Vit, vit.SIZES),
     "slowfast": (slowfast.SlowFast, slowfast.SIZES),

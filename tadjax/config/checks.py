@@ -11,49 +11,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tadjax.config.rules import (
-    BACKBONE_SIZES,
-    BESIDE,
-    CLIP_FRAMES,
-    DROP_PATH,
-    ONLY_VIT,
-    PER_LEVEL,
-    RULES,
-    STEP_FRAMES,
-    is_number,
-    one_of,
-)
+from tadjax.config.backbones import BACKBONE_SIZES, BESIDE, CLIP_FRAMES, DROP_PATH, ONLY_VIT, STEP_FRAMES
+from tadjax.config.rules import Field, is_number, one_of, path
+from tadjax.config.schema import FIELDS, MAY_CHANGE
 from tadjax.errors import ConfigError, did_you_mean, similar
 from tadjax.files import write_whole
 from tadjax.training import fidelity
-
-# Fields that may differ between a run and its resumption: they change nothing of what is computed.
-RUNTIME = (
-    "data.annotations",
-    "data.classes",
-    "data.blocked",
-    "data.videos",
-    "data.tfds",
-    "data.cache",
-    "data.workers",
-    "data.prefetch",
-    "data.device_batches",
-    "backbone.weights",
-    "features.path",
-    "features.dtype",
-    "train.",
-    "memory.",
-    "mesh.",
-    "evaluation.batch_size",
-)
-
-PATHS = ("data.annotations", "data.classes", "data.videos", "data.tfds", "data.cache", "data.blocked")
-PATHS += ("features.path", "backbone.weights", "classifier.path")  # fields that name files
-
-
-def reference() -> ConfigDict:
-    """All fields with their defaults."""
-    return shipped("common").base()
 
 
 def shipped(name: str) -> ModuleType:
@@ -75,25 +38,26 @@ def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def check(config: ConfigDict, reference: ConfigDict) -> None:
-    """Raises ConfigError that lists every wrong field of `config`; `reference` holds all fields with their defaults.
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError that lists every wrong field of `config`.
 
-    Names, types, ranges, then what must agree between fields. Touches no file and no device. In fields that name files,
-    the home folder stands in the place of `~` from then on.
+    Names, types, rules of each field, then what must agree between fields. Touches no file and no device. In fields
+    that name files, the home folder takes the place of `~` from then on.
     """
     _expand_home(config)
-    known, given = dict(fields(reference)), dict(fields(config))
-    wrong = [_unknown(name, known) for name in given if name not in known]
-    missing = [f"config.{name}" for name in known if name not in given]
+    given = dict(fields(config))
+    wrong = [_unknown(name) for name in given if name not in FIELDS]
+    missing = [f"config.{name}" for name in FIELDS if name not in given]
     if missing:
         several = f", {missing[1]} ... ({len(missing)} fields) are" if missing[1:] else " is"
         wrong.append(
             f"{missing[0]}{several} missing: was this config.json written by an earlier version? Give --config"
         )
     for name, value in given.items():
-        if name not in known:
+        if name not in FIELDS:
             continue
-        problem = _type_problem(value, known[name], name in PER_LEVEL) or RULES.get(name, lambda _: None)(value)
+        field = FIELDS[name]
+        problem = _type_problem(value, field) or (field.rule and field.rule.problem(value))
         if problem:
             wrong.append(f"config.{name} = {value!r}: {problem}")
     wrong = wrong or list(_disagreements(config))
@@ -103,7 +67,7 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
 
 
 def _expand_home(config: ConfigDict) -> None:
-    for name in PATHS:
+    for name in (name for name, field in FIELDS.items() if field.rule is path):
         section, _, leaf = name.partition(".")
         given = config.get(section)
         if isinstance(given, ConfigDict) and isinstance(given.get(leaf), str) and given[leaf].startswith("~"):
@@ -112,8 +76,7 @@ def _expand_home(config: ConfigDict) -> None:
 
 def check_names(names: list[str]) -> None:
     """Raises ConfigError if one of the dotted names (without "config.") is no field, with the closest that is."""
-    known = dict(fields(reference()))
-    wrong = [_unknown(name, known) for name in names if name not in known]
+    wrong = [_unknown(name) for name in names if name not in FIELDS]
     if wrong:
         raise ConfigError("\n".join(wrong))
 
@@ -138,19 +101,20 @@ def loading_failure(error: Exception) -> str:
     return "--config: " + " ".join(str(error).split()).rpartition("earlier failure to load: ")[2]
 
 
-def _unknown(name: str, known: dict[str, Any]) -> str:
+def _unknown(name: str) -> str:
     """The message for a field that does not exist: the closest ones by the last part, else by the whole name."""
     section, _, leaf = name.rpartition(".")
-    siblings = {n.rpartition(".")[2]: n for n in known if n.rpartition(".")[0] == section}
+    siblings = {n.rpartition(".")[2]: n for n in FIELDS if n.rpartition(".")[0] == section}
     if similar(leaf, siblings):
         hint = did_you_mean(leaf, siblings, lambda sibling: f"config.{siblings[sibling]}")
     else:
-        hint = did_you_mean(name, known, lambda other: f"config.{other}")
+        hint = did_you_mean(name, FIELDS, lambda other: f"config.{other}")
     return f"config.{name}: no such field" + (f"; {hint}" if hint else "")
 
 
-def _type_problem(value: Any, default: Any, several: bool = False) -> str | None:
-    """What is wrong with the type; an integer may be `several`, one a level."""
+def _type_problem(value: Any, field: Field) -> str | None:
+    """What is wrong with the type, as the end of a sentence."""
+    default = field.default
     if isinstance(default, bool) or isinstance(value, bool):
         return None if isinstance(default, bool) and isinstance(value, bool) else f"must be {_kind(default)}"
     if isinstance(default, (tuple, list)):
@@ -159,7 +123,7 @@ def _type_problem(value: Any, default: Any, several: bool = False) -> str | None
         return None if is_number(value) else "must be a number"
     if isinstance(value, type(default)):
         return None
-    if several and isinstance(default, int) and isinstance(value, (tuple, list)):
+    if field.per_level and isinstance(value, (tuple, list)):
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         return None if whole else "must be an integer or a tuple of integers"
     return f"must be {_kind(default)}"
@@ -287,7 +251,7 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
     groups = config.memory.clips_per_group
     if size not in BACKBONE_SIZES[name]:
         rule = one_of(*BACKBONE_SIZES[name], what=f"the sizes of {name}")
-        yield f"config.backbone.size = {size!r}: {rule(size)}"
+        yield f"config.backbone.size = {size!r}: {rule.problem(size)}"
     if name in CLIP_FRAMES and frames % CLIP_FRAMES[name]:
         yield f"config.window.{field} = {frames} is no multiple of {CLIP_FRAMES[name]}, the frames of one clip"
     elif snippets and groups and window.feature_length % groups:
@@ -337,7 +301,7 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
 def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     """Fields in which two configs differ, beyond those that change nothing of what is computed."""
     a, b = _plain(ours), _plain(theirs)
-    names = [name for name in sorted({*a, *b}) if not name.startswith(RUNTIME)]
+    names = [name for name in sorted({*a, *b}) if name not in MAY_CHANGE]
     return [f"{name}: {b.get(name)!r} there, {a.get(name)!r} here" for name in names if a.get(name) != b.get(name)]
 
 

@@ -385,7 +385,7 @@ class EvaluationSet:
 
 
 def training_set(config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None) -> TrainSet:
-    """The training stream that a config (configs/common.py) describes, of annotations of its training subset."""
+    """The training stream that a config describes, of annotations of its training subset."""
     sampling, features = sampling_of(config, train=True), feature_folder(config)
     return TrainSet(
         _open(config, annotations, sampling, features, cache_dir),

@@ -206,7 +206,7 @@ def load(workdir: str | os.PathLike[str], config: Any = None) -> Predictor:
     """
     workdir = pathlib.Path(workdir).expanduser()
     config = (configs.load(workdir / "config.json") if config is None else config).copy_and_resolve_references()
-    configs.check(config, configs.reference())
+    configs.check(config)
     with config.unlocked():  # how the run's machine shared its work out says nothing about this one
         config.mesh.update(dict.fromkeys(config.mesh, 1))
         config.mesh.data = -1

@@ -105,10 +105,12 @@ of windows, backbone and memory from the machine. Change what you like: an edite
 
 from configs import common
 
+from tadjax.config.schema import defaults
+
 
 def get_config(variant: str = ""):
     (tiny,) = common.pick(variant, common.TINY)
-    config = common.base()
+    config = defaults()
     config.data.name = {output.name!r}
     config.data.annotations = {str(output / "annotations.json")!r}
     config.data.classes = {str(output / "classes.txt")!r}

@@ -29,7 +29,7 @@ import numpy as np
 
 from tadjax.adaptation import host_frames
 from tadjax.config import checks as configs
-from tadjax.config.rules import CLIP_FRAMES
+from tadjax.config.backbones import CLIP_FRAMES
 from tadjax.data.features import feature_folder
 from tadjax.data.records import sampling_of, usual_canvas
 from tadjax.errors import first_line

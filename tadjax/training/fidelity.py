@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tadjax.config.rules import CLIP_FRAMES
+from tadjax.config.backbones import CLIP_FRAMES
 
 CYCLE = ("s", "t", "st")
 SCHEDULES = {

@@ -45,7 +45,7 @@ def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     """Does the stages of config.lofi.stages that are left; returns the evaluation of the last, {} if stopped before."""
     stages = {stage: stage_config(config, stage, workdir) for stage in config.lofi.stages}
     for of_stage in stages.values():
-        configs.check(of_stage, configs.reference())
+        configs.check(of_stage)
     check_workdir(config, workdir)
     for line in data_record.changes(config, workdir):
         print(line, file=sys.stderr)

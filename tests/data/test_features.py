@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import common
+from tadjax.config.schema import defaults
 from tadjax.data import records
 from tadjax.data.annotations import Video
 from tadjax.data.features import FeatureFolder, feature_folder, info_path, resized, rules_of
@@ -136,7 +137,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path):
 
 
 def make_config(folder) -> common.ConfigDict:
-    config = common.base()
+    config = defaults()
     config.features.path = str(folder)
     config.window.feature_length, config.window.frames, config.window.stride = 8, 16, 4
     return config

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import common
+from tadjax.config.schema import defaults
 from tadjax.data import records
 from tadjax.data.annotations import Video, load_annotations
 from tadjax.data.sampling import GroundTruth
@@ -128,7 +128,7 @@ def test_a_config_describes_both_sets(folder, tmp_path):
         entry = {"subset": subset, "duration": frames / 10, "frame": frames, "annotations": segments}
         database[f"clip{i}"] = entry
     (tmp_path / "annotations.json").write_text(json.dumps({"database": database}))
-    config = common.base()
+    config = defaults()
     config.data.annotations, config.data.videos = str(tmp_path / "annotations.json"), str(folder)
     config.window.update(frames=32, feature_length=16, stride=2, short_side=24, size=16)
 

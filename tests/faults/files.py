@@ -223,7 +223,7 @@ def make_config(path: pathlib.Path) -> None:
 def read_config(path: pathlib.Path) -> None:
     config = configs.load(path)
     try:
-        configs.check(config, configs.reference())
+        configs.check(config)
     except TadjaxError as error:
         assert "config." in str(error), error
         raise type(error)(f"{path.name}: {error}") from error

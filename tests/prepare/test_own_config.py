@@ -34,7 +34,7 @@ def written(tmp_path, windows=9, machine=CPU, backbone=""):
     text = config_text(tmp_path, tmp_path / "videos", subsets, ("jump",), [INFO], 30.0, backbone, machine)
     (tmp_path / "config.py").write_text(text)
     config = load(tmp_path / "config.py")
-    configs.check(config, configs.reference())
+    configs.check(config)
     return config
 
 

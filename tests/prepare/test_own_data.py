@@ -144,7 +144,7 @@ def test_what_is_printed_can_be_pasted_and_what_is_written_can_be_loaded(prepare
     assert status == 0
     assert shlex.split(line)[2:] == ["tadjax.main", f"--config={output / 'config.py'}", f"--workdir=runs/{output.name}"]
     config = load(output / "config.py")
-    configs.check(config, configs.reference())
+    configs.check(config)
     assert config.data.annotations == str(output / "annotations.json")
 
 

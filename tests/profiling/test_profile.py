@@ -10,6 +10,7 @@ import pytest
 from configs import anet_tsm18_lofi
 from tadjax.adaptation import host_frames
 from tadjax.config import checks as configs
+from tadjax.config.schema import defaults
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling import decode_speed, device_memory, profile, topologies
 from tadjax.profiling.profile import _remedies, _verdict, training_step
@@ -25,7 +26,7 @@ def memory(training: int, evaluation: int = 1) -> dict:
 
 
 def test_verdict_names_what_would_help_cheapest_first():
-    config = configs.reference()
+    config = defaults()
     config.optim.batch_size = 1
     text = _verdict(config, {**memory(training=20), "limit_bytes_per_chip": 16 * 2**30, "fits": False})
     assert text.startswith(
@@ -43,7 +44,7 @@ def test_verdict_names_what_would_help_cheapest_first():
 
 
 def test_a_method_beside_the_backbone_has_its_own_remedies():
-    config = configs.reference()
+    config = defaults()
     config.adaptation.method, config.memory.taps, config.memory.clips_per_group = "side", "store", 8
     config.data.device_batches = 0
     ways = _remedies(config, memory(training=20))
@@ -51,7 +52,7 @@ def test_a_method_beside_the_backbone_has_its_own_remedies():
 
 
 def test_windows_can_wait_on_the_host_beside_the_backbone_alone():
-    config = configs.reference()
+    config = defaults()
     config.adaptation.method = "side"
     assert any("config.memory.frames=host" in way for way in _remedies(config, {}))
     config.adaptation.method = "tia"
@@ -71,7 +72,7 @@ def test_frames_on_the_host_are_not_counted_on_the_chip(kind, on_chip):
 
 
 def test_evaluation_that_needs_the_most_has_a_remedy_of_its_own():
-    config = configs.reference()
+    config = defaults()
     assert "evaluation.batch_size" in _remedies(config, memory(training=9, evaluation=10))[0]
     assert "evaluation.batch_size" not in _remedies(config, memory(training=10, evaluation=9))[0]
     too_large = {"peak_bytes_per_chip": None, "limit_bytes_per_chip": 2**34, "fits": False, "too_large": "evaluation"}
@@ -111,7 +112,7 @@ def test_every_fidelity_of_a_schedule_stands_beside_full_fidelity(monkeypatch, t
 
 
 def test_cores_are_counted_from_the_speed_of_decoding_and_of_the_step(monkeypatch, tmp_path):
-    config = configs.reference()
+    config = defaults()
     config.data.workers = 1
     numbers = {"roofline": {"seconds": 2.0}}
     assert profile._decoding(config, {}, 1600) == {}, "nothing says how fast the chips are"
@@ -154,7 +155,7 @@ def test_a_program_that_cannot_be_read_leaves_the_memory(monkeypatch):
     monkeypatch.setattr(profile, "_operations", lambda *of: 1)
     monkeypatch.setattr(profile, "_memory", lambda *of: (Unreadable(), plan))
     chips = topologies.Chips("chip", "tpu", jax.devices()[:1], 2**34, 100.0, 256.0, 10.0)
-    config = configs.reference()
+    config = defaults()
     numbers = profile._numbers(config, chips, "v6e:1", config)
     assert numbers["program"].endswith("not known (INTERNAL: async-update has 4 operands)")
     assert (
@@ -188,7 +189,7 @@ def test_a_step_on_features_takes_no_pictures():
 def test_a_step_on_snippets_takes_the_frames_that_they_share():
     config = load(ROOT / "configs" / "thumos.py", "vits,finetune,tiny")
     config.window.representation, config.memory.clips_per_group = "snippet", 8
-    configs.check(config, configs.reference())
+    configs.check(config)
     shapes = abstract_step(config)
     assert shapes["frames"][:2] == (2, 31 * 4 + 16) and shapes["loss"] == ()
 

@@ -78,7 +78,7 @@ def published(recipe: dict) -> dict:
 def test_every_number_of_a_published_setting_stands_in_its_config(recipe):
     data, variant = VARIANTS[recipe]
     config = load(ROOT / "configs" / f"{data}.py", variant)
-    configs.check(config, configs.reference())
+    configs.check(config)
     got = dict(configs.fields(config))
     wrong = {name: (got[name], value) for name, value in published(RECIPES[recipe]).items() if got[name] != value}
     assert wrong == {}
@@ -124,7 +124,7 @@ def test_norms_are_held_where_the_setting_evaluates_them(recipe):
 def test_every_backbone_is_a_variant_with_every_method(word, method):
     for extra in ("", ",1536x224", ",tiny"):
         config = load(ROOT / "configs" / "thumos.py", f"{word},{method}{extra}")
-        configs.check(config, configs.reference())
+        configs.check(config)
     assert config.backbone.name == OTHER_BACKBONES[word][0]
 
 
@@ -133,6 +133,6 @@ def test_every_backbone_is_a_variant_with_every_method(word, method):
 )
 def test_other_data_sets_have_slowfast(file, variant, size):
     config = load(ROOT / "configs" / f"{file}.py", variant)
-    configs.check(config, configs.reference())
+    configs.check(config)
     assert (config.backbone.name, config.backbone.size, config.backbone.drop_path) == ("slowfast", size, 0.0)
     assert config.adaptation.method == "tia"

@@ -13,6 +13,7 @@ import pytest
 from tadjax.adaptation.inside import Memory
 from tadjax.backbones.vit import SIZES
 from tadjax.config import checks as configs
+from tadjax.config.schema import defaults
 from tadjax.errors import ConfigError
 from tadjax.localizer import adapted_layers, build
 from tests.config.test_checks import load
@@ -146,7 +147,7 @@ def published(recipe: dict) -> dict:
     found = dict(facts(recipe))
     for group in ("adapter", "post.external_classifier"):
         if found.pop(group, ...) is None:
-            prefix = [name for name in numbers(configs.reference()) if name.startswith(f"{group}.")]
+            prefix = [name for name in numbers(defaults()) if name.startswith(f"{group}.")]
             found |= dict.fromkeys(prefix)
     found["method"] = METHODS[found["method"]]
     found["frames.sampling"] = SAMPLING[found["frames.sampling"]]
@@ -165,7 +166,7 @@ def published(recipe: dict) -> dict:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_number_of_a_published_setting_stands_in_its_config(recipe):
     config = recipe_config(recipe)
-    configs.check(config, configs.reference())
+    configs.check(config)
     got, want = numbers(config), published(RECIPES[recipe])
     assert set(got) == set(want)
     assert {name: (got[name], value) for name, value in want.items() if got[name] != value} == {}
@@ -241,7 +242,7 @@ def test_files_of_one_setting_are_the_variants_of_the_data_set(file, variant):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_tiny_twin_is_right(recipe):
     config = recipe_config(recipe, "tiny")
-    configs.check(config, configs.reference())
+    configs.check(config)
     assert config.backbone.size == "tiny"
     assert config.window.frames == 32 * RECIPES[recipe]["frames"]["frames_per_feature"]
 

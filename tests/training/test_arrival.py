@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tadjax.config import checks as configs
+from tadjax.config.schema import defaults
 from tadjax.data.augment import Augmentation, augment
 from tadjax.parallel import mesh as meshes
 from tadjax.training import arrival
@@ -14,7 +15,7 @@ SIDE, FRAMES, CANVAS = 16, 12, (20, 36)
 
 
 def make_arrival(device_batches: int) -> Arrival:
-    config = configs.reference()
+    config = defaults()
     config.data.device_batches = device_batches
     one = meshes.make_mesh(configs.ConfigDict(dict(data=1, clip=1, fsdp=1)), jax.devices()[:1])
     return Arrival(config, one, {(FRAMES, *CANVAS, 3): SIDE})

@@ -51,7 +51,7 @@ def test_windows_of_frames_cover_the_same_stretch_and_sides_are_whole_patches():
     config = thumos_vitg.get_config()
     config.lofi.schedule, config.lofi.side_multiple = "c_long", 14
     config.memory.clips_per_group = 16
-    configs.check(config, configs.reference())
+    configs.check(config)
     for name, at in fidelity.configs(config).items():
         r_t, _ = config.lofi[name]
         assert at.window.feature_length * at.window.stride == 768 * 4
@@ -61,7 +61,7 @@ def test_windows_of_frames_cover_the_same_stretch_and_sides_are_whole_patches():
         assert at.lofi.schedule == "full"
     assert config.window.stride == 4 and config.lofi.schedule == "c_long"
     config.lofi.t = (4.0, 1)  # as a whole number may be written
-    configs.check(config, configs.reference())
+    configs.check(config)
     assert fidelity.at(config, "t").window.frames == 768 // 4
 
 
@@ -89,7 +89,7 @@ def test_impossible_ratios_are_named(ratios, message):
     config = anet_tsm18_lofi.get_config("t")
     config.lofi.t = ratios
     with pytest.raises(configs.ConfigError) as error:
-        configs.check(config, configs.reference())
+        configs.check(config)
     assert message in str(error.value)
 
 
@@ -99,7 +99,7 @@ def test_what_a_fidelity_cannot_do_is_said_with_its_name():
     with pytest.raises(
         configs.ConfigError, match="config.lofi.schedule = 'c_long', at t: config.window.frames = 24 is"
     ):
-        configs.check(config, configs.reference())
+        configs.check(config)
 
 
 def test_the_last_stage_needs_an_encoder_without_adapters():
@@ -107,7 +107,7 @@ def test_the_last_stage_needs_an_encoder_without_adapters():
     config.backbone.name, config.backbone.size, config.window.snippet_frames = "vit", "b", 16
     config.adaptation.method = "tia"
     with pytest.raises(configs.ConfigError, match="config.adaptation.method = 'tia': the last stage of config.lofi.st"):
-        configs.check(config, configs.reference())
+        configs.check(config)
 
 
 class _Named:

@@ -5,14 +5,14 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
+from tadjax.config.schema import defaults
 from tadjax.training.optimizer import make_optimizer, schedules
 
 RATES = (0.1, 0.1, 0.05, 0.05, 0.025)  # halved every epoch of two steps
 
 
 def optim(**changes):
-    optim = common.base().optim
+    optim = defaults().optim
     optim.update(schedule="step", step_epochs=1, step_factor=0.5, head_lr=0.1, head_weight_decay=0.01, clip_norm=0.0)
     optim.update(changes)
     return optim
@@ -52,5 +52,5 @@ def test_adam_has_the_decay_in_its_moments():
 
 def test_the_rate_falls_after_every_five_epochs():
     rate = schedules(optim(step_epochs=5, warmup_epochs=99), steps_per_epoch=10)["backbone"]
-    base = common.base().optim.backbone_lr
+    base = defaults().optim.backbone_lr
     np.testing.assert_allclose([rate(s) / base for s in (0, 49, 50, 99, 100)], [1, 1, 0.5, 0.5, 0.25], rtol=1e-6)

@@ -104,10 +104,10 @@ def test_a_job_stopped_again_and_again_ends_with_the_same_bits(finished, tmp_pat
 @pytest.mark.parametrize("variant", [*anet_tsm18_lofi.FIDELITIES, *anet_tsm18_lofi.BASELINES])
 def test_every_stage_of_every_method_is_a_right_config(variant, tmp_path):
     config = anet_tsm18_lofi.get_config(variant)
-    configs.check(config, configs.reference())
+    configs.check(config)
     for stage in config.lofi.stages:
         of_stage = stage_config(config, stage, tmp_path)
-        configs.check(of_stage, configs.reference())
+        configs.check(of_stage)
         assert tuple(of_stage.lofi.stages) == ()
         trained = {"warmup": ("head",), "head": ("head",)}.get(stage, ("backbone", "head"))
         assert configs.trained_collections(of_stage) == trained
