@@ -10,8 +10,9 @@ that ends in .safetensors is written in that format.
 import pathlib
 import sys
 
-if __name__ == "__main__":  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    if "convert" not in sys.modules:  # run as a file: the repository is not on the path
+        sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
     from tadjax import ending
 
     ending.catch_interrupts()  # before the other imports, which take seconds
@@ -39,7 +40,7 @@ from tadjax import ending
 from tadjax.backbones.swin import Swin, offset_index
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
 from tadjax.errors import WeightsError, first_line
-from tadjax.files import expand_home
+from tadjax.flags import Parser, tidy
 from tadjax.workdir import checksums, weights
 
 
@@ -204,11 +205,11 @@ def convert(directory: pathlib.Path, output: pathlib.Path, layout_name: str | No
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("convert.flax_to_torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, type=pathlib.Path, help="converted weights, or a run")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="the file to write")
     parser.add_argument("--layout", help="opentad, or one of " + ", ".join(layout.name for layout in LAYOUTS))
-    args = parser.parse_args(expand_home(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(tidy(sys.argv[1:] if argv is None else argv))
     logging.set_verbosity(logging.FATAL)  # Orbax warns of what is meant, and shows errors that we report
 
     def write_out() -> int:

@@ -146,9 +146,9 @@ class Report:
         """WeightsError that lists unknown and missing keys, unless they are allowed."""
         problems = []
         if self.missing and not allow_missing:
-            problems.append(f"{len(self.missing)} missing: {_some(self.missing)} (--allow-missing goes on without)")
+            problems.append(f"{len(self.missing)} missing: {_some(self.missing)} (--allow_missing goes on without)")
         if self.unknown and not allow_unknown:
-            problems.append(f"{len(self.unknown)} unknown: {_some(self.unknown)} (--allow-unknown keeps them unused)")
+            problems.append(f"{len(self.unknown)} unknown: {_some(self.unknown)} (--allow_unknown keeps them unused)")
         if problems:
             raise WeightsError(f"{source}: " + "; ".join(problems))
 

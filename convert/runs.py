@@ -15,6 +15,7 @@ import numpy as np
 from convert.mapping import flat, nested
 from convert.output import save_tree
 from tadjax.config import checks as configs
+from tadjax.config import recipes
 from tadjax.data.annotations import read_classes
 from tadjax.errors import ConfigError, WeightsError
 from tadjax.localizer import Localizer, build
@@ -27,7 +28,8 @@ from tadjax.workdir.run import decide_classes, write_classes
 
 def load_config(file: str, overrides: list[str]) -> Any:
     """The config of a file of configs/ ("FILE:variant" too), with overrides such as --config.data.classes=FILE."""
-    path, _, variant = file.partition(":")
+    recipes.make_importable()
+    path, _, variant = recipes.locate(file).partition(":")
     if not pathlib.Path(path).is_file():
         raise ConfigError(f"--config={file}: no such file")
     config = runpy.run_path(path)["get_config"](*[variant] if variant else [])

@@ -11,8 +11,9 @@ an error; weights.json lists them all.
 import pathlib
 import sys
 
-if __name__ == "__main__":  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    if "convert" not in sys.modules:  # run as a file: the repository is not on the path
+        sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
     from tadjax import ending
 
     ending.catch_interrupts()  # before the other imports, which take seconds
@@ -38,7 +39,7 @@ from convert.output import LazyArray, new_directory, save_tree, write_json
 from tadjax import ending
 from tadjax.backbones.vit import CLIP_STEPS, sine_cosine
 from tadjax.errors import WeightsError
-from tadjax.files import expand_home
+from tadjax.flags import Parser, tidy
 from tadjax.workdir import weights
 
 
@@ -303,7 +304,7 @@ def list_file(path: str | pathlib.Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("convert.torch_to_flax", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", metavar="FILE", help="print what a checkpoint holds, convert nothing")
     parser.add_argument("--input", help=".pth, .pt, .bin, .safetensors, or the .index.json of a sharded checkpoint")
     parser.add_argument("--output", help="the folder to write; a run's with --config")
@@ -312,9 +313,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--weights", metavar="KEY", help="top-level key to read, such as state_dict rather than its EMA"
     )
-    parser.add_argument("--allow-missing", action="store_true", help="leave out parameters that the file lacks")
-    parser.add_argument("--allow-unknown", action="store_true", help="keep unknown tensors, unused")
-    args, overrides = parser.parse_known_args(expand_home(sys.argv[1:] if argv is None else argv))
+    parser.add_argument("--allow_missing", action="store_true", help="leave out parameters that the file lacks")
+    parser.add_argument("--allow_unknown", action="store_true", help="keep unknown tensors, unused")
+    args, overrides = parser.parse_known_args(tidy(sys.argv[1:] if argv is None else argv))
     if overrides and not args.config:
         parser.error(f"unknown arguments {' '.join(overrides)}")
     if not args.list and not (args.input and args.output):

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from tadjax.backbones.vit import SIZES, Vit
 from tadjax.config import checks as configs
+from tadjax.config import recipes
 from tadjax.data.annotations import load_annotations
 from tadjax.files import write_whole
 from tadjax.inference.evaluate import table
@@ -89,7 +90,7 @@ def compare_lofi(workdir: pathlib.Path) -> dict[str, list[float]]:
 
 def config_of(variant: str, data: DemoPaths, workdir: pathlib.Path) -> ConfigDict:
     """configs/demo.py, with the files where they are."""
-    config = configs.shipped("demo").get_config(variant)
+    config = recipes.shipped("demo").get_config(variant)
     config.data.annotations = str(data.annotations)
     config.data.classes = str(data.classes)
     config.data.videos = str(data.videos)
@@ -102,7 +103,7 @@ def make_backbone(directory: pathlib.Path) -> None:
     """Pre-trains the demo's backbone and writes it as converted weights are, once."""
     if directory.exists():
         return
-    config = configs.shipped("demo").get_config()
+    config = recipes.shipped("demo").get_config()
     backbone = Vit(**SIZES[config.backbone.size], image=config.backbone.image)
     _say("pre-training the backbone")
     params, _ = pretrain(backbone, *draw_clips(seed=1, size=config.window.size))

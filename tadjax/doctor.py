@@ -33,13 +33,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from tadjax.config import checks as configs
+from tadjax.config import command_line
 from tadjax.data.annotations import FPS_TOLERANCE
 from tadjax.data.features import feature_folder
 from tadjax.data.loader import shared_records
 from tadjax.data.recipe import rates
 from tadjax.data.records import locate_videos, sampling_of, usual_canvas
 from tadjax.errors import TadjaxError
-from tadjax.files import expand_home
 from tadjax.inference.evaluate import video_classifier
 from tadjax.localizer import build
 from tadjax.prepare.__main__ import DATASETS
@@ -104,11 +104,10 @@ def versions() -> Iterator[Finding]:
     right = sys.version_info >= OLDEST_PYTHON
     wanted = ".".join(map(str, OLDEST_PYTHON))
     yield Finding(right, f"Python {platform.python_version()}", "" if right else f"install Python {wanted} or newer")
-    requirements = pathlib.Path(__file__).parents[1] / "requirements.txt"
     bad = []
     found = []
-    for line in requirements.read_text().splitlines() if requirements.exists() else ():
-        name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+),<([\d.]+)", line.strip()).groups()
+    for line in requirements():
+        name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+),<([\d.]+)", line).groups()
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -118,6 +117,15 @@ def versions() -> Iterator[Finding]:
         if not _numbers(low) <= _numbers(installed) < _numbers(high):
             bad.append(f"{name} {installed} is outside {low} to {high}")
     yield Finding(not bad, "; ".join(bad) or ", ".join(found), "pip install -r requirements.txt" if bad else "")
+
+
+def requirements() -> list[str]:
+    """Lines "name>=low,<high": of requirements.txt in a checkout, else of the installed package."""
+    file = pathlib.Path(__file__).parents[1] / "requirements.txt"
+    if file.exists():
+        return file.read_text().split()
+    wanted = [line.partition(";") for line in importlib.metadata.requires("tadjax") or ()]
+    return [re.sub(r"(<[\d.]+),(>=[\d.]+)", r"\2,\1", line.strip()) for line, _, when in wanted if "extra" not in when]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -358,15 +366,9 @@ def main(argv: list[str]) -> int:
     config = config_flags.DEFINE_config_file("config", None, "A file of configs/.", flag_values=values)
     memory = flags.DEFINE_bool("memory", False, "Compile the training step.", flag_values=values)
     try:
-        argv = expand_home(argv)
-        configs.check_overrides(argv)
-        rest = values(argv)
-        list(configs.fields(config.value or {}))  # a file that failed to load says so only when it is read
-    except (TadjaxError, flags.Error) as error:
+        rest = command_line.parse(argv, values, config)
+    except TadjaxError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except configs.LOADING_ERRORS as error:
-        print(f"error: {configs.loading_failure(error)}", file=sys.stderr)
         return 2
     if len(rest) > 1:
         print(f"error: unexpected arguments {' '.join(rest[1:])}", file=sys.stderr)

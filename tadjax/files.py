@@ -8,9 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 from tadjax.errors import DataError
@@ -83,15 +81,6 @@ def read_text(
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(f"{path}, line {line}: holds zero bytes, as UTF-16 without a mark does; {cure}")
     return text
-
-
-def expand_home(argv: Sequence[str]) -> list[str]:
-    """Arguments with `~` as the home folder also where no shell expands it: --flag=~/x, '~/x', --config.a.b=~/x."""
-    return [re.sub(r"^((?:-[^=]*=)?)(~(?:/.*)?)$", _home, argument, flags=re.DOTALL) for argument in argv]
-
-
-def _home(found: re.Match) -> str:
-    return found[1] + os.path.expanduser(found[2])
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -22,15 +22,16 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from tadjax.config import checks as configs
-from tadjax.errors import ConfigError, TadjaxError
-from tadjax.files import expand_home
+from tadjax.config import command_line
+from tadjax.errors import ConfigError
 
+FIRST_STEPS = " and --config=configs/thumos_vitg.py. --help lists all flags; python -m tadjax.demo needs none"
 MODES = ("train", "evaluate", "predict", "extract", "profile")
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; all modes but train read the workdir's if not given."
+    "config", None, "A recipe: a file of configs/ or its name; all modes but train read the workdir's if not given."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, results.")
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _VIDEO = flags.DEFINE_multi_string(
     "video",
@@ -55,11 +56,13 @@ _PROFILE_STEPS = flags.DEFINE_list("profile_steps", [], "train: FIRST,LAST step 
 
 def run() -> int:
     """Does what the flags say; returns the exit status. JAX is imported only once the config has been found right."""
+    if not _WORKDIR.value:
+        raise ConfigError("--workdir is missing: give the run's folder, such as --workdir=runs/first" + FIRST_STEPS)
     workdir = pathlib.Path(_WORKDIR.value)
     config = _CONFIG.value
     if config is None:
         if _MODE.value == "train":
-            raise ConfigError("--config is missing: give a file of configs/, such as --config=configs/thumos_vitg.py")
+            raise ConfigError("--config is missing: give a recipe, such as --config=configs/thumos_vitg.py")
         config = configs.load(workdir / "config.json")
     configs.check(config)
     if _MODE.value == "predict" and not _VIDEO.value:
@@ -129,19 +132,12 @@ def run_mode(config: Any, workdir: pathlib.Path, traced: tuple[int, int] | None)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Flags; a config that cannot be loaded, or an override of a field that is not there, is one sentence."""
+    """Flags; what is wrong with them is one sentence."""
     try:
-        argv = expand_home(argv)
-        configs.check_overrides(argv)
-        rest = app.parse_flags_with_usage(argv)
-        list(configs.fields(_CONFIG.value or {}))  # a file that failed to load says so only when it is read
-        return rest
-    except TadjaxError as error:
-        text = str(error)
-    except configs.LOADING_ERRORS as error:
-        text = configs.loading_failure(error)
-    print(f"error: {text}", file=sys.stderr)
-    sys.exit(2)
+        return command_line.parse(argv, flags.FLAGS, _CONFIG)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main(argv: list[str]) -> int:

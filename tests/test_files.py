@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from tadjax.errors import DataError
-from tadjax.files import expand_home, read_text, write_whole
+from tadjax.files import read_text, write_whole
+from tadjax.flags import tidy
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -44,7 +45,7 @@ def test_text_is_what_its_mark_says(tmp_path):
 def test_the_home_folder_is_known_in_every_flag(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     given = ["~", "~/a b", "--output=~/x", "--config.data.videos=~/v", "--names=a~b", "x~/y", "--labels=~tilde", "-o=~"]
-    assert expand_home(given) == [
+    assert tidy(given) == [
         "/home/anna",
         "/home/anna/a b",
         "--output=/home/anna/x",

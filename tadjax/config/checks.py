@@ -1,32 +1,20 @@
 """Checks a config before anything is loaded, and says in words what is wrong with it. Imports no JAX, to be fast."""
 
-import importlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from tadjax.config import recipes
 from tadjax.config.backbones import BACKBONE_SIZES, BESIDE, CLIP_FRAMES, DROP_PATH, ONLY_VIT, STEP_FRAMES
 from tadjax.config.rules import Field, is_number, one_of, path
 from tadjax.config.schema import FIELDS, MAY_CHANGE
 from tadjax.errors import ConfigError, did_you_mean, similar
 from tadjax.files import write_whole
 from tadjax.training import fidelity
-
-
-def shipped(name: str) -> ModuleType:
-    """The module configs/NAME.py of this checkout, wherever the program was started."""
-    root = pathlib.Path(__file__).parents[2]
-    if not (root / "configs" / f"{name}.py").exists():
-        raise ConfigError(f"{root}/configs/{name}.py is missing: run from a complete checkout")
-    if str(root) not in sys.path:
-        sys.path.append(str(root))
-    return importlib.import_module(f"configs.{name}")
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -89,6 +77,7 @@ def check_overrides(argv: list[str]) -> None:
         path = pathlib.Path(value.partition(":")[0])
         if name == "config" and value and not path.exists():
             there = {other.name: str(other) for other in sorted(path.parent.glob("*.py"))}
+            there |= {name: name for name in recipes.names()}
             hint = did_you_mean(path.name, there, there.get)
             raise ConfigError(f"--config: No such file or directory: {str(path)!r}" + (f"; {hint}" if hint else ""))
 

@@ -127,7 +127,7 @@ class Pyramid(NamedTuple):
 
 
 class ActionFormer(AnchorFree):
-    """The head; its settings are described in tadjax/config/fields/model.py, those of all heads without anchors in AnchorFree."""
+    """The head; docs/config.md describes its settings, AnchorFree those of all heads without anchors."""
 
     heads: int = 4
     attention_window: int | tuple[int, ...] = -1

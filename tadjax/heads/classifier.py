@@ -13,7 +13,7 @@ import optax
 
 
 class Classifier(nn.Module):
-    """The head: a frozen holder of its settings, described in tadjax/config/fields/model.py; see tadjax/heads/__init__.py."""
+    """The head: a frozen holder of its settings, which docs/config.md describes; see tadjax/heads/__init__.py."""
 
     classes: int
     width: int = 0  # of other heads

@@ -162,7 +162,7 @@ class Outputs(NamedTuple):
 
 
 class GTad(nn.Module):
-    """The head: a frozen holder of its settings, described in tadjax/config/fields/model.py; see tadjax/heads/__init__.py."""
+    """The head: a frozen holder of its settings, which docs/config.md describes; see tadjax/heads/__init__.py."""
 
     classes: int = 1
     width: int = 256

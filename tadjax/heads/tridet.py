@@ -192,7 +192,7 @@ class Pyramid(NamedTuple):
 
 
 class TriDet(AnchorFree):
-    """The head; its settings are described in tadjax/config/fields/model.py, those of all heads without anchors in AnchorFree."""
+    """The head; docs/config.md describes its settings, AnchorFree those of all heads without anchors."""
 
     window: int | tuple[int, ...] = 1
     k: float = 5.0

@@ -24,7 +24,8 @@ import numpy as np
 from tadjax.data.annotations import known_names, read_names
 from tadjax.detections.results import Results, read_results
 from tadjax.errors import ConfigError, DataError
-from tadjax.files import expand_home, read_json, write_whole
+from tadjax.files import read_json, write_whole
+from tadjax.flags import Parser, tidy
 from tadjax.metrics.diagnosis import BINS, Diagnosis, diagnose
 from tadjax.metrics.evaluation import Evaluation, evaluate
 from tadjax.metrics.instances import GroundTruth, read_ground_truth
@@ -33,8 +34,8 @@ from tadjax.metrics.rules import RULES
 
 def parse(argv: list[str]) -> argparse.Namespace:
     summary, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m tadjax.metrics",
+    parser = Parser(
+        "tadjax.metrics",
         description=summary,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--diagnose", action="store_true", help="DETAD's analyses, drawn to --figure")
     parser.add_argument("--figure", default="diagnosis.png", help=".png, .svg or .pdf (diagnosis.png)")
     parser.add_argument("--bins", choices=BINS, default="thumos", help="sizes of instances for --diagnose (thumos)")
-    return parser.parse_args(expand_home(argv))
+    return parser.parse_args(tidy(argv))
 
 
 def thresholds(text: str) -> tuple[float, ...]:

@@ -28,7 +28,8 @@ from pathlib import Path
 from tadjax.data.annotations import derive_classes, load_annotations, read_database
 from tadjax.data.recipe import advise, describe, rates, usual_rate
 from tadjax.errors import DataError
-from tadjax.files import expand_home, write_whole
+from tadjax.files import write_whole
+from tadjax.flags import Parser, tidy
 from tadjax.prepare.agreement import check_videos
 from tadjax.prepare.formats import Reading
 from tadjax.prepare.own_config import BACKBONES
@@ -130,8 +131,8 @@ def reencode_videos(wanted: dict[str, Path], folder: Path, encoding: Encoding, p
     return 1 if errors else 0
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tadjax.prepare", description=__doc__.partition("\n")[0])
+def parser() -> Parser:
+    parser = Parser("tadjax.prepare", description=__doc__.partition("\n")[0])
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, data in DATASETS.items():
         known = names.add_parser(name, help=f"checks {data.root}")
@@ -140,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
             "--source", type=Path, help="folder of the publisher's own annotation files, to convert first"
         )
     names.choices["ego4d"].add_argument(
-        "--full-scale", type=Path, metavar="DIR", help="Ego4D's videos: cut the clips out of them into ROOT/videos"
+        "--full_scale", type=Path, metavar="DIR", help="Ego4D's videos: cut the clips out of them into ROOT/videos"
     )
     custom = names.add_parser("custom", help="makes a data set of your own videos")
     custom.add_argument("--videos", type=Path, required=True, help="folder of video files")
@@ -156,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     )
     custom.add_argument("--encoding", default="", help="of CSV files that are not UTF-8, such as cp1252")
     custom.add_argument(
-        "--ignore-folders", action="store_true", help="find videos by file names, whatever folders annotations name"
+        "--ignore_folders", action="store_true", help="find videos by file names, whatever folders annotations name"
     )
     custom.add_argument("--output", type=Path, default=Path("data/custom"), help="folder to write (%(default)s)")
     custom.add_argument(
@@ -173,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
+    arguments = parser().parse_args(tidy(sys.argv[1:] if argv is None else argv))
     ending.tell(lambda: "videos that are written anew stay, and the same command goes on")
     return ending.run(lambda: run(arguments), writes_only=True)
 
@@ -192,7 +193,7 @@ def run(arguments: argparse.Namespace) -> int:
     status, full_scale = 0, getattr(arguments, "full_scale", None)
     if full_scale is not None:
         if arguments.source is None:
-            raise DataError("--full-scale needs --source, the folder of Ego4D's moments_train.json, for the clips")
+            raise DataError("--full_scale needs --source, the folder of Ego4D's moments_train.json, for the clips")
         videos = arguments.root / "videos"
         status = cut_clips(arguments.source, full_scale, videos, encoding_from(arguments), arguments.processes)
     done = full_scale is not None and (arguments.root / DATASETS[arguments.name].annotations).exists()

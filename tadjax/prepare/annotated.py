@@ -14,7 +14,7 @@ from tadjax.video.names import Finder, clean_name
 MISSING = "annotated videos without a file: left out"
 NAMESAKES = (
     "annotated videos of which only a namesake in another folder, case or kind of file is there: left out "
-    "(--ignore-folders goes by the files' names alone)"
+    "(--ignore_folders goes by the files' names alone)"
 )
 
 

@@ -16,7 +16,6 @@ from tadjax import ending
 if __name__ == "__main__":
     ending.catch_interrupts()  # before the other imports
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -35,6 +34,7 @@ import av
 import numpy as np
 
 from tadjax.errors import DataError
+from tadjax.flags import Parser
 
 # How an action moves the actor's angles (across, down, size, direction), in turns a period. Where it stands, across and
 # down, are cosines of their angles; size is a sawtooth, so that growing differs from shrinking played backwards.
@@ -454,8 +454,9 @@ def write_video(path: str | Path, frames: Iterator[np.ndarray], fps: Fraction) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Makes the demo data set: short videos whose actions differ in motion."
+    parser = Parser(
+        "tadjax.prepare.demo_videos",
+        description="Makes the demo data set: short videos whose actions differ in motion.",
     )
     parser.add_argument("--root", required=True, help="folder to make it in")
     parser.add_argument("--seed", type=int, default=0)

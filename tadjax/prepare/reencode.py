@@ -207,7 +207,7 @@ def _made_of(target: Path) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's options of an encoding."""
-    parser.add_argument("--short-side", type=int, default=Encoding.short_side, help="pixels (default: %(default)s)")
+    parser.add_argument("--short_side", type=int, default=Encoding.short_side, help="pixels (default: %(default)s)")
     parser.add_argument("--fps", type=float, help="frames a second (default: the recipe's, else each file's own)")
     parser.add_argument("--crf", type=int, default=Encoding.crf, help="x264's quality (default: %(default)s)")
     parser.add_argument("--processes", type=int, help="that encode (default: one a core)")
@@ -217,7 +217,7 @@ def encoding_from(options: argparse.Namespace, fps: float = 0.0) -> Encoding:
     """The encoding that the options ask for; `fps` is the recipe's. Raises DataError for one that cannot be."""
     encoding = Encoding(options.short_side, fps if options.fps is None else options.fps, options.crf)
     if not (encoding.short_side >= 16 and 0 <= encoding.fps <= 1000 and 0 <= encoding.crf <= 51):
-        raise DataError(f"{encoding}: --short-side must be at least 16, --fps 0 to 1000, --crf 0 to 51")
+        raise DataError(f"{encoding}: --short_side must be at least 16, --fps 0 to 1000, --crf 0 to 51")
     return encoding
 
 

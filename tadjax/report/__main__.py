@@ -20,12 +20,12 @@ from tadjax.data.annotations import Video, parse_database, read_database
 from tadjax.detections.decode import Detections
 from tadjax.detections.results import Results, read_results
 from tadjax.errors import DataError
-from tadjax.files import expand_home
+from tadjax.flags import Parser, tidy
 from tadjax.report.timeline import FORMATS, draw_proposals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
+    args = _parser().parse_args(tidy(sys.argv[1:] if argv is None else argv))
     return ending.run(lambda: draw(args))
 
 
@@ -54,9 +54,9 @@ def draw(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tadjax.report",
+def _parser() -> Parser:
+    parser = Parser(
+        "tadjax.report",
         description="Ground truth above a line, the best proposals of each method below.",
     )
     parser.add_argument("results", nargs="+", metavar="RESULTS.json", help="results files, one panel each")

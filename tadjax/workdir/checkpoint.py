@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from tadjax import ending
@@ -37,6 +38,16 @@ METRIC = "average_mAP"
 RESUME = ("step", "skipped", "optimizer", "head_state")  # what evaluation does not need
 
 
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 class Checkpoints:
     """The checkpoints of one run. All processes construct it and call `save` and `restore` alike.
 
@@ -45,27 +56,28 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, *, keep_last: int = 2, keep_best: int = 1, read_only: bool = False):
         self.workdir = pathlib.Path(workdir).resolve()
+        self._read_only = read_only
         policies = [checkpoint_managers.LatestN(keep_last)]
         if keep_best:
             best = checkpoint_managers.BestN(
                 get_metric_fn=lambda metrics: metrics[METRIC], n=keep_best, keep_checkpoints_without_metrics=False
             )
             policies.append(best)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=lambda metrics: metrics[METRIC],
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
-        )
-        self._read_only = read_only
         with hosts.in_order():
             self._check_metrics()
-        self._manager = ocp.CheckpointManager(
-            self.workdir / "checkpoints",
-            options=options,
-            item_handlers={name: ocp.StandardCheckpointHandler() for name in ("trained", "ema", "resume")},
-        )
+        with _no_warnings():  # of what read_only means
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=lambda metrics: metrics[METRIC],
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+            )
+            self._manager = ocp.CheckpointManager(
+                self.workdir / "checkpoints",
+                options=options,
+                item_handlers={name: ocp.StandardCheckpointHandler() for name in ("trained", "ema", "resume")},
+            )
 
     def save(self, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts writing the state at its step; returns before it is on disk. `metrics` rank the best.

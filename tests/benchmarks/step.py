@@ -5,7 +5,7 @@ import json
 import pathlib
 import tempfile
 
-from tadjax.config.checks import shipped
+from tadjax.config import recipes
 from tests.benchmarks import run
 
 ROUNDS = 2
@@ -65,7 +65,7 @@ def published(config: str, changes: dict) -> dict:
     """The same shapes in PyTorch."""
     from tadjax.localizer import build
 
-    made = shipped(config).get_config()
+    made = recipes.shipped(config).get_config()
     made.update_from_flattened_dict(changes)
     localizer = build(made, 1, "cpu")
     settings = {name: getattr(localizer.backbone, name) for name in ("width", "depth", "heads", "patch", "mlp_width")}

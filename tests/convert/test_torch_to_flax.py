@@ -92,9 +92,9 @@ def test_list_prints_a_file_of_no_known_layout(tmp_path, capsys):
 def test_missing_and_unknown_tensors_are_listed(tmp_path, capsys):
     save_vit(tmp_path, **{"blocks.2.norm2.bias": None, "gates.0": torch.zeros(3)})
     error = refused(capsys, tmp_path)
-    assert "1 missing: blocks.2.norm2.bias (--allow-missing" in error
-    assert "1 unknown: gates.0 (--allow-unknown" in error
-    assert "--allow-missing" in refused(capsys, tmp_path, "--allow-unknown")
+    assert "1 missing: blocks.2.norm2.bias (--allow_missing" in error
+    assert "1 unknown: gates.0 (--allow_unknown" in error
+    assert "--allow_missing" in refused(capsys, tmp_path, "--allow-unknown")
     args = ("--input", tmp_path / "x.pth", "--output", tmp_path / "out", "--allow-missing", "--allow-unknown")
     assert run(*args) == 0
     info = json.loads((tmp_path / "out" / "weights.json").read_text())

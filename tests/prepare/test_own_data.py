@@ -67,7 +67,7 @@ def test_folders_in_names_are_kept_apart(prepare):
 
 def test_a_folder_that_is_not_the_videos_is_not_taken_for_theirs_unless_asked(prepare):
     status, _, printed = prepare(["clip1.mp4"], HEAD + "camB/clip1.mp4,0.5,1.5,jump\n")
-    assert status == 2 and "--ignore-folders goes by the files' names alone" in printed
+    assert status == 2 and "--ignore_folders goes by the files' names alone" in printed
     status, found, _ = prepare([], HEAD + "camB/clip1.mp4,0.5,1.5,jump\n", "--ignore-folders")
     assert (status, found) == (0, {"clip1": [(0.5, 1.5, "jump")]})
     status, found, printed = prepare([], HEAD + "C:\\films\\clip1.mp4,0.5,1.5,jump\n")

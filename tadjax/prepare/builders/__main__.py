@@ -28,7 +28,7 @@ from tadjax.data.annotations import (
     read_names,
 )
 from tadjax.data.built import read_built
-from tadjax.files import expand_home
+from tadjax.flags import Parser, tidy
 from tadjax.prepare.__main__ import DATASETS, DataSet
 from tadjax.prepare.builders.catalogue import CATALOGUE, Entry
 from tadjax.prepare.builders.write import Cutting, Source, write
@@ -63,8 +63,8 @@ def read_source(name: str, root: Path, videos: Path) -> Source:
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tadjax.prepare.builders", description=__doc__.partition("\n")[0])
+def parser() -> Parser:
+    parser = Parser("tadjax.prepare.builders", description=__doc__.partition("\n")[0])
     parser.add_argument("name", choices=(*DATASETS, "custom"), help="of the data set")
     parser.add_argument("--root", type=Path, help="its folder (default: where the configs look for it)")
     parser.add_argument("--videos", type=Path, help="the folder of its videos (default: ROOT/videos)")
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = parser().parse_args(expand_home(sys.argv[1:] if argv is None else argv))
+    arguments = parser().parse_args(tidy(sys.argv[1:] if argv is None else argv))
     ending.tell(lambda: "what is written stays, and the same command goes on")
     return ending.run(lambda: build(arguments))
 
