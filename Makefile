@@ -1,4 +1,5 @@
 # make demo   sets itself up, makes a small data set of real videos, trains AdaTAD and head-only on it, evaluates, draws
+# make real   fetches real weights (I3D, Kinetics-400), says what videos show, and trains from them and from random ones
 # make test   sets itself up, runs the tests (make test-slow: the long ones too): first those of numbers, under the
 #             compiler's usual settings, then those of plumbing, compiled quickly
 # make lint   checks format and style
@@ -8,10 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow lint
+.PHONY: demo real test test-slow lint
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m tadjax.demo --workdir=runs/demo
+
+real: $(VENV)/.ready
+	$(BIN)/python -m tadjax.real --workdir=runs/real
 
 test: $(VENV)/.ready-test
 	$(PYTEST) -m "numbers and not slow"; numbers=$$?; $(PYTEST) --quick && exit $$numbers

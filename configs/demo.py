@@ -8,13 +8,13 @@
 Variants: head_only (frozen backbone, no adapters), side (AdaTAD-dagger) and losa, all else equal, but for LoSA's
 learning rate; tiny; and the two that python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on
 the features of an encoder trained at low fidelity) and acp (the same last stage on the features of the encoder as it
-was pre-trained).
+was pre-trained); and i3d, AdaTAD on I3D with Kinetics' weights, which make real compares with random ones.
 """
 
 from configs import common
 from tadjax.config.schema import defaults
 
-METHODS = ("adatad", "head_only", "side", "losa", "lofi", "acp")
+METHODS = ("adatad", "head_only", "side", "losa", "lofi", "acp", "i3d")
 
 
 def get_config(variant: str = ""):
@@ -60,10 +60,22 @@ def get_config(variant: str = ""):
     if method in ("lofi", "acp"):
         stages(config, with_encoder=method == "lofi")
     else:
-        config.adaptation.method = {"adatad": "tia", "head_only": "none"}.get(method, method)
+        config.adaptation.method = {"adatad": "tia", "i3d": "tia", "head_only": "none"}.get(method, method)
+    if method == "i3d":
+        i3d(config)
     if method == "losa":
         optim.adapter_lr = 5e-4  # at 2e-3 its features move too fast for the head
     return common.tiny(config) if tiny else config
+
+
+def i3d(config) -> None:
+    """AdaTAD on I3D, in the minutes that two cores have: fewer epochs, adapters after the last four blocks."""
+    config.backbone.name, config.backbone.size, config.backbone.image = "i3d", "rgb", 224
+    config.backbone.weights = "runs/real/weights"
+    config.adaptation.layers = (5, 8)
+    config.optim.epochs = config.optim.schedule_epochs = 10
+    config.optim.ema_decay = 0.9
+    config.train.eval_from_epoch, config.train.eval_every_epochs = 10, 10
 
 
 def stages(config, with_encoder: bool) -> None:

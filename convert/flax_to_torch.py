@@ -24,9 +24,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import torch
 from absl import logging
 
@@ -41,7 +39,7 @@ from tadjax.backbones.swin import Swin, offset_index
 from tadjax.backbones.vit import CLIP_STEPS, PRETRAIN_IMAGE, sine_cosine
 from tadjax.errors import WeightsError, first_line
 from tadjax.flags import Parser, tidy
-from tadjax.workdir import checksums, weights
+from tadjax.workdir import weights
 
 
 @dataclasses.dataclass
@@ -59,16 +57,16 @@ class Stored:
 def read(directory: pathlib.Path) -> Stored:
     """A folder that torch_to_flax.py wrote."""
     info = weights.read_info(directory)
-    return Stored(flat(restore(directory / "params")), _unused(directory), info)
+    return Stored(flat(weights.restore(directory / "params")), _unused(directory), info)
 
 
 def _unused(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    return flat(restore(directory / "unused")) if (directory / "unused").exists() else {}
+    return flat(weights.restore(directory / "unused")) if (directory / "unused").exists() else {}
 
 
 def read_run(directory: pathlib.Path) -> Stored:
     """A training run, or a detector that torch_to_flax.py made one; frozen weights that are bfloat16 become float32."""
-    arrays, step, config, localizer = runs.read_run(directory, restore)
+    arrays, step, config, localizer = runs.read_run(directory, weights.restore)
     shapes = {path: array.shape for path, array in arrays.items()}
     found = geometry(shapes, config.adaptation.method, list(localizer.layers))
     if "backbone" in found:  # features on disk have none
@@ -78,19 +76,6 @@ def read_run(directory: pathlib.Path) -> Stored:
         return Stored(kept, _unused(directory), weights.read_info(directory))
     arrays = {path: array.astype(np.float32) for path, array in arrays.items()}
     return Stored(arrays, {}, {"geometry": found, "adapted": list(localizer.layers)})
-
-
-def restore(path: pathlib.Path) -> dict:
-    """An Orbax tree as numpy arrays, in the dtypes it was written in, its checksums compared."""
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            stored = checkpointer.metadata(path.resolve()).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            tree = checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path} is missing or damaged: {first_line(error)}") from error
-    checksums.verify(path, tree)
-    return tree
 
 
 def choose_layout(name: str | None, stored: Stored) -> Layout:

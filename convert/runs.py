@@ -14,16 +14,18 @@ import numpy as np
 
 from convert.mapping import flat, nested
 from convert.output import save_tree
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.config import recipes
 from tadjax.data.annotations import read_classes
+from tadjax.data.dataset import Dataset
 from tadjax.errors import ConfigError, WeightsError
-from tadjax.localizer import Localizer, build
+from tadjax.localizer import Localizer
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, split
 from tadjax.workdir import weights
 from tadjax.workdir.checkpoint import Checkpoints
-from tadjax.workdir.run import decide_classes, write_classes
+from tadjax.workdir.run import write_classes
 
 
 def load_config(file: str, overrides: list[str]) -> Any:
@@ -84,7 +86,7 @@ def class_names(config: Any) -> tuple[str, ...]:
     """Class names in the order of the labels, which must be the source's; the class file alone is enough."""
     if config.data.classes and pathlib.Path(config.data.classes).is_file() and not config.data.class_agnostic:
         return read_classes(config.data.classes)
-    return decide_classes(config)
+    return Dataset(config).classes
 
 
 def write_run(folder: pathlib.Path, config: Any, classes: tuple[str, ...], localizer: Localizer, arrays: dict) -> None:

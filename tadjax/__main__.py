@@ -13,6 +13,7 @@ tadjax metrics ANNOTATIONS RESULTS                         mAP, recall and diagn
 tadjax report ANNOTATIONS RESULTS                          ground truth and proposals of one video, drawn
 tadjax doctor --config=thumos_vitg                         whether this machine and a config are fit to train
 tadjax demo                                                all of it on a small data set, in minutes on two CPU cores
+tadjax real --video=FILE                                   which Kinetics actions a video shows, by real weights
 
 tadjax COMMAND --help says more. `python -m tadjax COMMAND` is the same.
 """
@@ -34,6 +35,7 @@ COMMANDS = {
     "report": ("tadjax.report",),
     "doctor": ("tadjax.doctor",),
     "demo": ("tadjax.demo",),
+    "real": ("tadjax.real",),
 }
 
 

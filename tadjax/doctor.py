@@ -32,22 +32,21 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.config import command_line
+from tadjax.config.schema import FIELDS
 from tadjax.data.annotations import FPS_TOLERANCE
-from tadjax.data.features import feature_folder
+from tadjax.data.dataset import Dataset
 from tadjax.data.loader import shared_records
 from tadjax.data.recipe import rates
-from tadjax.data.records import locate_videos, sampling_of, usual_canvas
+from tadjax.data.records import sampling_of, usual_canvas
 from tadjax.errors import TadjaxError
-from tadjax.inference.evaluate import video_classifier
-from tadjax.localizer import build
 from tadjax.prepare.__main__ import DATASETS
 from tadjax.profiling.decode_speed import any_video, decoding_processes, decoding_speed
 from tadjax.video.folder import some_of
 from tadjax.video.frames import probe
 from tadjax.workdir import weights
-from tadjax.workdir.run import decide_classes, read_subset
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
@@ -78,10 +77,10 @@ def examine(config: Any = None, memory: bool = False, command: str = COMMAND) ->
     if config is None:
         yield from decoding(None)
         return
-    told = set()  # what stops one part stops another, too
+    dataset, told = Dataset(config), set()  # what stops one part stops another, too
     for part in (check_config, shared_memory, pretrained, annotations, classifier, decoding):
         try:
-            yield from part(config)
+            yield from part(dataset)
         except TadjaxError as error:
             if str(error) not in told:
                 yield Finding(False, str(error), "" if part is check_config else mending(config, str(error)))
@@ -154,17 +153,17 @@ def _hidden_accelerator() -> tuple[str, str]:
     return "", ""
 
 
-def check_config(config: Any) -> Iterator[Finding]:
+def check_config(dataset: Dataset) -> Iterator[Finding]:
     """Every field, as training checks them."""
-    configs.check(config)
-    yield Finding(True, f"config: every field is right ({sum(1 for _ in configs.fields(config))} fields)")
+    configs.check(dataset.config)
+    yield Finding(True, f"config: every field is right ({len(FIELDS)} fields)")
 
 
-def shared_memory(config: Any) -> Iterator[Finding]:
+def shared_memory(dataset: Dataset) -> Iterator[Finding]:
     """Decoded windows wait in /dev/shm; containers often have 64 MB of it."""
     if not pathlib.Path("/dev/shm").exists():
         return
-    needed, free = shared_bytes(config), shutil.disk_usage("/dev/shm").free
+    needed, free = shared_bytes(dataset), shutil.disk_usage("/dev/shm").free
     text = (
         f"/dev/shm has {free / GIB:.1f} GiB free; decoded windows wait there, up to {needed / GIB:.1f} GiB, those of "
         "training also while it is evaluated"
@@ -173,9 +172,10 @@ def shared_memory(config: Any) -> Iterator[Finding]:
     yield Finding(free >= needed, text, "" if free >= needed else remedy)
 
 
-def shared_bytes(config: Any) -> int:
+def shared_bytes(dataset: Dataset) -> int:
     """The most that lies in /dev/shm: training's workers keep theirs full while evaluation's are at work."""
-    features, data = feature_folder(config), config.data
+    config, features = dataset.config, dataset.features
+    data = config.data
 
     def of_windows(train: bool, batch_size: int, picture: tuple[int, int]) -> int:
         sampling = sampling_of(config, train)
@@ -188,9 +188,9 @@ def shared_bytes(config: Any) -> int:
     return training + of_windows(False, config.evaluation.batch_size, (config.window.size, config.window.size))
 
 
-def pretrained(config: Any) -> Iterator[Finding]:
+def pretrained(dataset: Dataset) -> Iterator[Finding]:
     """What the backbone starts from, and whether its shapes are the config's; or the features in its place."""
-    backbone, features = config.backbone, feature_folder(config)
+    config, backbone, features = dataset.config, dataset.config.backbone, dataset.features
     if features is not None and not features.path.is_dir():
         yield Finding(False, f"config.features.path: {features.path} is no folder", FEATURES)
         return
@@ -230,11 +230,10 @@ def pretrained(config: Any) -> Iterator[Finding]:
     yield Finding(True, f"weights {backbone.weights}: {facts}; from {files or info.get('layout', 'an unnamed source')}")
 
 
-def annotations(config: Any) -> Iterator[Finding]:
+def annotations(dataset: Dataset) -> Iterator[Finding]:
     """Annotations and videos of both subsets: present, readable, and how many."""
-    data, features = config.data, feature_folder(config)
-    classes = decide_classes(config)
-    subsets = {subset: read_subset(config, subset, classes) for subset in (data.train_subset, data.eval_subset)}
+    config, data = dataset.config, dataset.config.data
+    classes, subsets = dataset.classes, dataset.subsets
     source = data.tfds or f"{data.annotations} ({digest(data.annotations)})"
     yield Finding(True, f"annotations {source}, {len(classes)} classes")
     for subset, found in subsets.items():
@@ -245,11 +244,11 @@ def annotations(config: Any) -> Iterator[Finding]:
         for line in found.summary():
             yield Finding(None, line)
         try:
-            paths = locate_videos(config, found.videos) if features is None else features.find(found.videos)
+            paths = dataset.find(found.videos)
         except TadjaxError as error:
             yield Finding(False, str(error), mending(config, str(error)))
             continue
-        if features is None and not data.tfds:
+        if dataset.features is None and dataset.built is None:
             yield from frame_rates(config, subset, paths)
 
 
@@ -276,14 +275,14 @@ def _header_rate(path: pathlib.Path) -> float:
         return 0.0
 
 
-def classifier(config: Any) -> Iterator[Finding]:
+def classifier(dataset: Dataset) -> Iterator[Finding]:
     """The external video classifier's scores: readable, and there for every video that is evaluated."""
-    path = config.classifier.path
+    path = dataset.config.classifier.path
     if not path:
         return
-    videos = read_subset(config, config.data.eval_subset, decide_classes(config)).videos
+    videos = dataset.evaluation.videos
     try:
-        found = video_classifier(config)
+        found = dataset.classifier
         for video in videos:
             found.of_video(video.name)
     except TadjaxError as error:
@@ -311,8 +310,9 @@ def mending(config: Any, problem: str) -> str:
     return f"python -m tadjax.prepare custom {given} --output DIR"
 
 
-def decoding(config: Any) -> Iterator[Finding]:
-    """How fast one process decodes what a training window needs: a video of the config, else a made one."""
+def decoding(dataset: Dataset | None) -> Iterator[Finding]:
+    """How fast one process decodes what a training window needs: a video of the data set, else a made one."""
+    config = dataset.config if dataset else None
     with ending.temporary_folder() as folder:
         path = None if config is None else any_video(config)
         made = path is None

@@ -16,15 +16,14 @@ import torch
 from convert import torch_to_flax
 from tadjax import doctor
 from tadjax.backbones.vit import SIZES
+from tadjax.build import build
 from tadjax.data import loader
 from tadjax.data.annotations import read_database
-from tadjax.data.records import evaluation_set, training_set, usual_canvas
+from tadjax.data.dataset import Dataset
+from tadjax.data.records import usual_canvas
 from tadjax.errors import DataError
-from tadjax.localizer import build
 from tadjax.training.loop import train
 from tadjax.workdir import weights
-from tadjax.workdir.run import read_subset
-from tests.conftest import CLASSES
 from tests.convert.checkpoints import tensors, vit_shapes
 from tests.video.numbered_videos import make
 
@@ -77,7 +76,7 @@ def test_right_weights_are_named_by_source_and_geometry(small_config, tmp_path):
     torch.save({"module": tensors(shapes)}, tmp_path / "vit.pth")
     assert torch_to_flax.main(["--input", f"{tmp_path}/vit.pth", "--output", f"{tmp_path}/vit"]) == 0
     small_config.backbone.random_init, small_config.backbone.weights = False, str(tmp_path / "vit")
-    (finding,) = doctor.pretrained(small_config)
+    (finding,) = doctor.pretrained(Dataset(small_config))
     digest = hashlib.sha256((tmp_path / "vit.pth").read_bytes()).hexdigest()[:12]
     assert finding.right and f"from vit.pth (sha256 {digest})" in finding.text and "depth 4" in finding.text
 
@@ -102,10 +101,10 @@ def test_weights_that_were_not_converted_are_named_by_their_maker(small_config, 
     geometry = {"backbone": {**SIZES["tiny"], "image": small_config.backbone.image}}
     weights.save(tmp_path / "own", {"backbone": params["backbone"]}, geometry, layout="made by hand")
     small_config.backbone.random_init, small_config.backbone.weights = False, str(tmp_path / "own")
-    (finding,) = doctor.pretrained(small_config)
+    (finding,) = doctor.pretrained(Dataset(small_config))
     assert finding.right and finding.text.endswith("from made by hand")
     small_config.backbone.image //= 2
-    (finding,) = doctor.pretrained(small_config)
+    (finding,) = doctor.pretrained(Dataset(small_config))
     assert not finding.right and "its positions are those of pictures" in finding.text
     assert "of these weights (width" in finding.remedy
 
@@ -126,7 +125,7 @@ def test_a_classifier_without_scores_and_a_subset_that_is_not_there_are_wrong(sm
 
 def test_features_that_are_not_there_are_wrong(small_config, tmp_path):
     small_config.features.path, small_config.features.width = str(tmp_path / "none"), 8
-    findings = wrong(doctor.pretrained(small_config))
+    findings = wrong(doctor.pretrained(Dataset(small_config)))
     assert [finding.text for finding in findings] == [f"config.features.path: {tmp_path / 'none'} is no folder"]
 
 
@@ -142,10 +141,10 @@ def test_little_shared_memory_is_wrong(small_config, monkeypatch):
     needed = 14 * window + 14 * evaluated  # 14 of a kind were measured
     for free, right in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
-        (finding,) = doctor.shared_memory(small_config)
+        (finding,) = doctor.shared_memory(Dataset(small_config))
         assert finding.right == right and ("--shm-size" in finding.remedy) != right
     small_config.data.workers = 0
-    assert not wrong(doctor.shared_memory(small_config))
+    assert not wrong(doctor.shared_memory(Dataset(small_config)))
 
 
 class SharedMemory(threading.Thread):
@@ -183,10 +182,8 @@ def test_the_workers_of_training_and_of_evaluation_stay_within_what_is_asked_for
     config = small_config
     config.window.short_side, config.window.size = 54, 52  # sizes that nothing else has
     config.data.workers, config.data.prefetch, config.evaluation.batch_size = 2, 1, 2
-    training, evaluated = (
-        make(config, read_subset(config, subset, CLASSES))
-        for make, subset in ((training_set, "training"), (evaluation_set, "validation"))
-    )
+    dataset = Dataset(config)
+    training, evaluated = dataset.training_set(), dataset.evaluation_set()
     window, other = int(np.prod(training.shape)), 32 * 52 * 52 * 3
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     options = {"workers": 2, "prefetch": 1}
@@ -202,7 +199,9 @@ def test_the_workers_of_training_and_of_evaluation_stay_within_what_is_asked_for
             assert len(list(others)) == -(-len(evaluated) // 2)
     most = watch.stop()
     usual = usual_canvas(54)
-    needed = doctor.shared_bytes(config) - 10 * (32 * usual[0] * usual[1] * 3 - window)  # the small videos are narrower
+    needed = doctor.shared_bytes(dataset) - 10 * (
+        32 * usual[0] * usual[1] * 3 - window
+    )  # the small videos are narrower
     assert needed == 10 * window + 10 * other
     assert 10 * window < most <= needed, (seen[-1] / window, most / window)
 

@@ -24,15 +24,15 @@ from rich.console import Console
 from rich.progress import track
 
 from tadjax.data import sampling as windows
-from tadjax.data.annotations import FPS_TOLERANCE, Annotations, Video
-from tadjax.data.built import PackedVideo, read_built
-from tadjax.data.features import FeatureFolder, feature_folder
+from tadjax.data.annotations import FPS_TOLERANCE, Video
+from tadjax.data.built import PackedVideo
+from tadjax.data.features import FeatureFolder
 from tadjax.data.sampling import GroundTruth, Sampling, Window
 from tadjax.data.timeline import Grid, Timeline, timeline_of
 from tadjax.data.window_cache import WindowCache
 from tadjax.errors import ConfigError, DataError
 from tadjax.files import mark_of
-from tadjax.video.folder import find_videos, some_of
+from tadjax.video.folder import some_of
 from tadjax.video.frames import Frames, VideoInfo, displayed_size, frame_index, read_frames
 
 Record = dict[str, np.ndarray]
@@ -384,11 +384,17 @@ class EvaluationSet:
         }
 
 
-def training_set(config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None) -> TrainSet:
-    """The training stream that a config describes, of annotations of its training subset."""
-    sampling, features = sampling_of(config, train=True), feature_folder(config)
+def training_set(
+    config: Any,
+    videos: Sequence[Video],
+    paths: Sequence[Path | PackedVideo],
+    cache_dir: str | os.PathLike[str] | None = None,
+    features: FeatureFolder | None = None,
+) -> TrainSet:
+    """The training stream that a config describes, of videos that lie at `paths`, or their features."""
+    sampling = sampling_of(config, train=True)
     return TrainSet(
-        _open(config, annotations, sampling, features, cache_dir),
+        _open(config, videos, paths, sampling, features, cache_dir),
         sampling,
         seed=config.seed,
         short_side=config.window.short_side,
@@ -399,12 +405,16 @@ def training_set(config: Any, annotations: Annotations, cache_dir: str | os.Path
 
 
 def evaluation_set(
-    config: Any, annotations: Annotations, cache_dir: str | os.PathLike[str] | None = None
+    config: Any,
+    videos: Sequence[Video],
+    paths: Sequence[Path | PackedVideo],
+    cache_dir: str | os.PathLike[str] | None = None,
+    features: FeatureFolder | None = None,
 ) -> EvaluationSet:
-    """The evaluation windows that a config describes, of annotations of its evaluation subset."""
-    sampling, features = sampling_of(config, train=False), feature_folder(config)
+    """The evaluation windows that a config describes, of videos that lie at `paths`, or their features."""
+    sampling = sampling_of(config, train=False)
     return EvaluationSet(
-        _open(config, annotations, sampling, features, cache_dir),
+        _open(config, videos, paths, sampling, features, cache_dir),
         sampling,
         size=config.window.size,
         max_missing=config.data.max_missing,
@@ -415,27 +425,17 @@ def evaluation_set(
 
 def _open(
     config: Any,
-    annotations: Annotations,
+    videos: Sequence[Video],
+    paths: Sequence[Path | PackedVideo],
     sampling: Sampling,
     features: FeatureFolder | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> list[Source]:
-    """The videos of a config's annotations, or their features."""
-    videos = annotations.videos
-    paths = locate_videos(config, videos) if features is None else features.find(videos)
     sources = open_sources(videos, paths, sampling, cache_dir, fps=config.data.fps, features=features)
     if config.data.cache and sampling.method != "random_trunc":  # which draws other windows each epoch
         kept = WindowCache(config.data.cache, config.data.cache_gib * 2**30)
         sources = [dataclasses.replace(source, kept=kept) for source in sources]
     return sources
-
-
-def locate_videos(config: Any, videos: Sequence[Video]) -> list[Path] | list[Path | PackedVideo]:
-    """Where a config's videos are, in order: files, or the records of a TFDS data set. Errors as in `find_videos`."""
-    data = config.data
-    if data.tfds:
-        return read_built(data.tfds).find(videos, data.videos)
-    return find_videos(videos, data.videos, data.prefix)
 
 
 def sampling_of(config: Any, train: bool) -> Sampling:

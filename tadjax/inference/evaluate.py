@@ -1,6 +1,5 @@
 """A data set -> detections -> mAP."""
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -12,19 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tadjax.data.annotations import read_classes, read_database
-from tadjax.data.built import read_built
+from tadjax.data.dataset import Dataset
 from tadjax.data.loader import Batch, evaluation_batches, share_of, to_device
-from tadjax.data.records import evaluation_set
 from tadjax.detections.decode import Detections, postprocess, postprocess_video
-from tadjax.detections.fusion import VideoClassifier, classify, load_classifier, merge_windows
+from tadjax.detections.fusion import classify, merge_windows
 from tadjax.detections.results import Results, write_results
 from tadjax.detections.settings import PostSettings
 from tadjax.files import write_whole
 from tadjax.inference.stream import one_ahead, one_by_one
-from tadjax.localizer import Localizer, build
+from tadjax.localizer import Localizer
 from tadjax.metrics.average_precision import average_precision
-from tadjax.metrics.instances import GroundTruth, align, read_ground_truth
+from tadjax.metrics.instances import align
 from tadjax.metrics.recall import top_kx_recall
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
@@ -32,26 +29,24 @@ from tadjax.parallel.shard import spread
 from tadjax.training.log import progress
 from tadjax.workdir.checkpoint import METRIC
 from tadjax.workdir.locking import is_held
-from tadjax.workdir.run import load_run, read_blocked, read_subset
+from tadjax.workdir.run import load_run, read_classes
 
 
 class Evaluator:
-    """Evaluates parameters on the evaluation subset of a config, as often as called.
+    """Evaluates parameters on the evaluation subset of a data set, as often as called.
 
-    `classes` are the labels of its detections: the model's, or those of the config's external video classifier.
+    classes: the labels of its detections. index: folder that keeps what is known of the videos' files.
     """
 
-    def __init__(self, config: Any, localizer: Localizer, mesh: Mesh, classes: tuple[str, ...], cache: pathlib.Path):
-        self.config = config
+    def __init__(self, dataset: Dataset, localizer: Localizer, mesh: Mesh, index: pathlib.Path):
+        self.config = dataset.config
         self.mesh = mesh
-        annotations = read_subset(config, config.data.eval_subset, classes)
-        self.classifier = video_classifier(config)
-        for video in annotations.videos if self.classifier else ():
+        self.classifier = dataset.classifier
+        for video in dataset.evaluation.videos if self.classifier else ():
             self.classifier.of_video(video.name)  # one without scores is known now, not after hours of training
-        self.classes = self.classifier.classes if self.classifier else classes
+        self.classes, self.truth = dataset.labels, dataset.truth
         with hosts.in_order():  # process 0 indexes the videos for all
-            self.records = evaluation_set(config, annotations, cache)
-        self.truth = ground_truth(config, self.classes)
+            self.records = dataset.evaluation_set(index)
         self._candidates = jax.jit(localizer.candidates, out_shardings=meshes.batch_sharding(mesh))
 
     def detect(self, params: dict, stop: Callable[[], bool] = lambda: False) -> dict[str, Detections] | None:
@@ -157,10 +152,10 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
 
     Beside a run that is at work there: evaluation_results.json, since results.json is that run's.
     """
-    run = load_run(config, workdir)
+    dataset = Dataset(config, read_classes(workdir))
+    run = load_run(config, workdir, feature_width=dataset.feature_width)
     mesh = meshes.make_mesh(config.mesh)
-    localizer = spread(build(config, len(run.classes)), mesh)
-    evaluator = Evaluator(config, localizer, mesh, run.classes, workdir / "index")
+    evaluator = Evaluator(dataset, spread(run.localizer, mesh), mesh, workdir / "index")
     metrics, detections = evaluator(run.params)
     if hosts.is_first():
         print(table(metrics))
@@ -171,31 +166,6 @@ def evaluate_run(config: Any, workdir: pathlib.Path) -> dict[str, float]:
         write_results(workdir / name, detections, evaluator.classes)
         write_whole(workdir / "evaluation.json", json.dumps({"step": run.step, **metrics}, indent=2) + "\n")
     return metrics
-
-
-def video_classifier(config: Any) -> VideoClassifier | None:
-    """The external classifier that a config names; None if it names none."""
-    options = config.classifier
-    if not options.path:
-        return None
-    classes = read_classes(config.data.classes) if config.data.classes else None
-    if config.data.tfds:
-        classes = read_built(config.data.tfds).classes
-    return load_classifier(options.path, options.layout, options.topk, classes, options.softmax)
-
-
-def ground_truth(config: Any, classes: tuple[str, ...]) -> GroundTruth:
-    """The evaluation subset's; all one class where the detections are class-agnostic and stay so."""
-    data = config.data
-    name = data.tfds or data.annotations
-    database = read_built(data.tfds).database if data.tfds else read_database(data.annotations)
-    blocked, _ = read_blocked(config, database)
-    truth = read_ground_truth(
-        {"database": database}, data.eval_subset, config.evaluation.rules, blocked=blocked, name=name
-    )
-    if data.class_agnostic and not config.classifier.path:
-        return dataclasses.replace(truth, classes=classes, labels=np.zeros_like(truth.labels))
-    return truth
 
 
 def table(metrics: dict[str, float]) -> str:

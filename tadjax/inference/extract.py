@@ -23,15 +23,17 @@ import jax
 import numpy as np
 
 from tadjax.backbones.layers import resize_in_time
+from tadjax.build import build
 from tadjax.config import checks as configs
+from tadjax.data.dataset import Dataset
 from tadjax.data.features import RULES, differences, info_path, open_npy, read_rules, rows_of, rules_of, write_json
-from tadjax.data.records import locate_videos, sampling_of
+from tadjax.data.records import sampling_of
 from tadjax.data.sampling import Sampling, Window, list_windows
 from tadjax.errors import ConfigError, DataError
 from tadjax.files import mark_of
 from tadjax.inference.predict import find_videos, folder_names
 from tadjax.inference.stream import decoding_threads, one_batch_ahead, stream_windows
-from tadjax.localizer import Localizer, build
+from tadjax.localizer import Localizer
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
 from tadjax.training.log import progress
@@ -43,10 +45,8 @@ from tadjax.workdir.run import (
     abstract_params,
     backbone_alone,
     check_weights,
-    decide_classes,
     initial_params,
     load_run,
-    read_subset,
 )
 from tadjax.workdir.weights import digest
 
@@ -302,10 +302,9 @@ def _jobs(config: Any, videos: Sequence[str], folder: pathlib.Path) -> tuple[lis
         paths, failures = find_videos(videos)
         names = folder_names(paths)
     else:
-        data, classes = config.data, decide_classes(config)
-        subsets = dict.fromkeys((data.train_subset, data.eval_subset))
-        found = [video for subset in subsets for video in read_subset(config, subset, classes).videos]
-        paths, failures = locate_videos(config, found), []
+        data, dataset = config.data, Dataset(config)
+        found = [video for annotations in dataset.subsets.values() for video in annotations.videos]
+        paths, failures = dataset.find_videos(found), []
         if any(not isinstance(path, pathlib.Path) for path in paths):
             raise ConfigError(f"config.data.tfds = {data.tfds} embeds its videos; --mode=extract takes video files")
         names = [os.path.splitext(path.relative_to(data.videos))[0] for path in paths]

@@ -28,13 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tadjax.adaptation import host_frames
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.config.backbones import CLIP_FRAMES
 from tadjax.data.features import feature_folder
 from tadjax.data.records import sampling_of, usual_canvas
 from tadjax.errors import first_line
 from tadjax.files import write_whole
-from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
 from tadjax.profiling import decode_speed, device_memory, flops, topologies

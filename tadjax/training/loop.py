@@ -12,15 +12,17 @@ import optax
 
 from tadjax import ending
 from tadjax.backbones.vit import Vit
+from tadjax.build import build
 from tadjax.config import checks as configs
+from tadjax.data.dataset import Dataset
 from tadjax.data.loader import DeviceBatches, share_of, steps_per_epoch, to_device, train_batches
 from tadjax.data.recipe import rates
-from tadjax.data.records import training_set, usual_canvas
+from tadjax.data.records import usual_canvas
 from tadjax.detections.results import write_results
 from tadjax.errors import TadjaxError
 from tadjax.files import write_whole
 from tadjax.inference.evaluate import Evaluator, table
-from tadjax.localizer import Batch, Localizer, build
+from tadjax.localizer import Batch, Localizer
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import spread
@@ -38,9 +40,7 @@ from tadjax.workdir.run import (
     abstract_params,
     check_weights,
     check_workdir,
-    decide_classes,
     initial_params,
-    read_subset,
     write_classes,
 )
 
@@ -66,26 +66,27 @@ def train(
     returns early; afterwards it ends the process again. A run that is at work in the workdir already is a TadjaxError.
     """
     start, index = start or {}, index or workdir / "index"
-    classes = decide_classes(config)
+    dataset = Dataset(config)
+    classes, width = dataset.classes, dataset.feature_width
     if "backbone" not in start and not (workdir / "checkpoints").exists():  # otherwise the run has its backbone already
         check_weights(config)
     mesh = meshes.make_mesh(config.mesh)
     meshes.check_batch(config.optim, mesh)
-    localizer = spread(build(config, len(classes)), mesh)  # a config that it refuses leaves no workdir behind
+    # A config that is refused here leaves no workdir behind.
+    localizer = spread(build(config, len(classes), feature_width=width), mesh)
     with hosts.in_order():
         check_workdir(config, workdir)
         write_classes(workdir, classes)
-        for line in data_record.changes(config, workdir) if hosts.is_first() else ():
+        for line in data_record.changes(dataset, workdir) if hosts.is_first() else ():
             hosts.say(line)
     if (evaluation := data_record.finished(workdir)) is not None:
         hosts.say(data_record.told(workdir, evaluation))
         return evaluation
-    annotations = read_subset(config, config.data.train_subset, classes)
-    for line in annotations.summary():
+    for line in dataset.training.summary():
         hosts.say(line)
     lower = fidelity.configs(config)
     with hosts.in_order():  # process 0 indexes the videos for all
-        streams = {name: training_set(at, annotations, index) for name, at in lower.items()}
+        streams = {name: dataset.training_set(index, at) for name, at in lower.items()}
     first = next(iter(streams.values()))
     if first.canvas > usual_canvas(first.short_side):
         height, width = first.canvas
@@ -96,11 +97,13 @@ def train(
     epoch = steps_per_epoch(first, config.optim.batch_size)
     records = fidelity.Stream(streams, fidelity.schedule(config.lofi, epoch), config.optim.batch_size)
 
-    evaluator = Evaluator(config, localizer, mesh, classes, index)
+    evaluator = Evaluator(dataset, localizer, mesh, index)
     tx = make_optimizer(config.optim, epoch)
     train_step = step_of_any_shape(
         {
-            (streams[name].sampling.frames, at.window.size): step_of(at, spread(build(at, len(classes)), mesh), tx)
+            (streams[name].sampling.frames, at.window.size): step_of(
+                at, spread(build(at, len(classes), feature_width=width), mesh), tx
+            )
             for name, at in lower.items()
         }
     )
@@ -111,7 +114,7 @@ def train(
         step = int(state.step)
         hosts.say(describe(state, config, localizer, len(records), epoch, step))
         log = MetricsLog(workdir, step, config.train.wandb, config.to_dict())
-        videos = [video.name for video in annotations.videos]
+        videos = [video.name for video in dataset.training.videos]
         lr, trace = learning_rates(config, epoch), Trace(workdir, profile_steps)
         with contextlib.closing(Watch(config, workdir, videos, log, lr, trace)) as watch:
             arrival = Arrival(config, mesh, {streams[name].shape: at.window.size for name, at in lower.items()})

@@ -20,10 +20,11 @@ from typing import Any
 
 import jax
 
+from tadjax.build import build
 from tadjax.config import checks as configs
+from tadjax.data.dataset import Dataset
 from tadjax.files import write_whole
 from tadjax.inference.extract import extract
-from tadjax.localizer import build
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.training import fidelity
@@ -33,7 +34,7 @@ from tadjax.training.state import create
 from tadjax.workdir import data_record
 from tadjax.workdir.checkpoint import METRIC, Checkpoints, save_frozen
 from tadjax.workdir.locking import alone
-from tadjax.workdir.run import Params, check_workdir, decide_classes, initial_params, load_run, write_classes
+from tadjax.workdir.run import Params, check_workdir, initial_params, load_run, write_classes
 
 # Collections of parameters that the stages after it begin with. The head's last stage begins with a new head.
 HANDED_ON = {"classify": ("backbone",), "warmup": ("head",), "encoder": ("adapter", "backbone", "head")}
@@ -47,7 +48,7 @@ def train_stages(config: Any, workdir: pathlib.Path) -> dict[str, float]:
     for of_stage in stages.values():
         configs.check(of_stage)
     check_workdir(config, workdir)
-    for line in data_record.changes(config, workdir):
+    for line in data_record.changes(Dataset(config), workdir):
         print(line, file=sys.stderr)
     if (metrics := data_record.finished(workdir)) is not None:
         print(data_record.told(workdir, metrics), file=sys.stderr)
@@ -137,7 +138,7 @@ def train_head(config: Any, of_stage: Any, workdir: pathlib.Path) -> tuple[Param
 
 def join(config: Any, workdir: pathlib.Path, params: Params, metrics: dict[str, float]) -> None:
     """Writes what the stages learned as the checkpoint of a run of the job's own config."""
-    classes = decide_classes(config)
+    classes = Dataset(config).classes
     mesh = meshes.make_mesh(config.mesh)
     localizer = build(config, len(classes))
     params = initial_params(config, localizer, mesh, params)

@@ -4,20 +4,17 @@ import hashlib
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from tadjax.data.features import feature_folder
-from tadjax.data.records import locate_videos
+from tadjax.data.dataset import Dataset
 from tadjax.errors import DataError
 from tadjax.files import mark_of, read_json, write_whole
 from tadjax.video.folder import some_of
 from tadjax.workdir.checkpoint import METRIC
-from tadjax.workdir.run import decide_classes, read_subset
 
 FILE = "data.json"  # in the workdir: a mark of every file, by what it is
 
 
-def changes(config: Any, workdir: pathlib.Path) -> list[str]:
+def changes(dataset: Dataset, workdir: pathlib.Path) -> list[str]:
     """A line where the data is not what the run in `workdir` began with. Where none has begun, writes down what it is.
 
     Texts count as changed by their content, videos (or their features) by size, time, first and last bytes.
@@ -25,7 +22,7 @@ def changes(config: Any, workdir: pathlib.Path) -> list[str]:
     path = workdir / FILE
     before = read_json(path) if path.exists() else None
     try:
-        now = _marks(config)
+        now = _marks(dataset)
     except DataError as error:
         return [] if before is None else [f"{workdir}: the data changed since this run began: {error}"]
     if before is None:
@@ -53,16 +50,14 @@ def told(workdir: pathlib.Path, metrics: dict[str, float]) -> str:
     return f"{workdir}: this run is finished{score}, and nothing is left to train; another --workdir begins anew"
 
 
-def _marks(config: Any) -> dict[str, str]:
-    data, features = config.data, feature_folder(config)
+def _marks(dataset: Dataset) -> dict[str, str]:
+    data = dataset.config.data
     texts = {f"config.data.{field}": data[field] for field in ("annotations", "classes", "blocked")}
     texts["config.data.tfds"] = data.tfds and str(pathlib.Path(data.tfds) / "dataset_info.json")
-    found = {name: _content(path) for name, path in texts.items() if path}
-    classes, files = decide_classes(config), {}
-    for subset in dict.fromkeys((data.train_subset, data.eval_subset)):
-        videos = read_subset(config, subset, classes).videos
-        paths = locate_videos(config, videos) if features is None else features.find(videos)
-        files |= {video.name: path for video, path in zip(videos, paths, strict=True)}
+    found, files = {name: _content(path) for name, path in texts.items() if path}, {}
+    for annotations in dataset.subsets.values():
+        videos = annotations.videos
+        files |= {video.name: path for video, path in zip(videos, dataset.find(videos), strict=True)}
     named = [name for name in sorted(files) if isinstance(files[name], pathlib.Path)]  # others lie in data.tfds
     with ThreadPoolExecutor(8) as pool:  # mostly waiting for the disk
         marks = list(pool.map(lambda name: _mark(files[name]), named))

@@ -2,30 +2,19 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from tadjax.build import build
 from tadjax.config import checks as configs
-from tadjax.data.annotations import (
-    UNKNOWN_BLOCKED,
-    Annotations,
-    Defect,
-    known_names,
-    load_annotations,
-    parse_database,
-    read_database,
-    read_names,
-)
 from tadjax.data.annotations import read_classes as read_class_file
-from tadjax.data.built import read_built
 from tadjax.data.features import differences, read_rules, rules_of
 from tadjax.data.records import sampling_of
 from tadjax.errors import ConfigError, DataError
 from tadjax.files import write_whole
-from tadjax.localizer import Localizer, build
+from tadjax.localizer import Localizer
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
 from tadjax.training.state import split
@@ -52,10 +41,13 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "tadjax"))
 
 
-def load_run(config: Any, workdir: pathlib.Path, *, best: bool = True) -> Run:
-    """The best (or newest) checkpoint of a run, averaged where it keeps averages. Errors name what is missing."""
+def load_run(config: Any, workdir: pathlib.Path, *, best: bool = True, feature_width: int | None = None) -> Run:
+    """The best (or newest) checkpoint of a run, averaged where it keeps averages. Errors name what is missing.
+
+    feature_width: as `build` takes it.
+    """
     classes = read_classes(workdir)
-    localizer = build(config, len(classes))
+    localizer = build(config, len(classes), feature_width=feature_width)
     mesh = meshes.make_mesh(config.mesh)
     like, frozen_like = split(abstract_params(config, localizer, mesh), configs.trained_collections(config))
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -169,52 +161,6 @@ def check_workdir(config: Any, workdir: pathlib.Path) -> None:
             f"--workdir={workdir}: process {hosts.index()} does not see there what process 0 writes; "
             "give a folder of a file system that all hosts share"
         )
-
-
-def decide_classes(config: Any) -> tuple[str, ...]:
-    """The class names of a config: from its file, or derived from the annotations; one for class-agnostic models."""
-    if config.data.class_agnostic:
-        return ("action",)
-    if config.data.tfds:
-        return read_built(config.data.tfds).classes
-    for field, path in (("annotations", config.data.annotations), ("classes", config.data.classes)):
-        if path and not pathlib.Path(path).exists():
-            raise DataError(f"config.data.{field}: {path} does not exist; README.md (Data) says what to put there")
-    if not config.data.annotations:
-        raise ConfigError("config.data.annotations is empty: give the data set's JSON file")
-    return load_annotations(config.data.annotations, config.data.train_subset, config.data.classes or None).classes
-
-
-def read_subset(config: Any, subset: str, classes: tuple[str, ...]) -> Annotations:
-    """The annotations of a config's subset, without the videos it blocks.
-
-    Class-agnostic models keep the labels of the file here; sampling makes them all 0.
-    """
-    data = config.data
-    if data.tfds:
-        database = read_built(data.tfds).database
-        found = read_built(data.tfds).annotations(subset, None if data.class_agnostic else classes)
-    else:
-        classes = (data.classes or None) if data.class_agnostic else classes
-        database = read_database(data.annotations)
-        found = parse_database(database, subset, classes, str(data.annotations))
-    blocked, unknown = read_blocked(config, database)
-    told = () if data.tfds else tuple(Defect(data.blocked, name, None, UNKNOWN_BLOCKED, subset) for name in unknown)
-    videos = tuple(video for video in found.videos if video.name not in blocked)
-    return dataclasses.replace(found, videos=videos, warnings=found.warnings + told)
-
-
-def read_blocked(config: Any, videos: Collection[str]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Which `videos` config.data.blocked leaves out, and the names in it that are of none; nothing without a file."""
-    if not config.data.blocked:
-        return frozenset(), ()
-    try:
-        return known_names(read_names(config.data.blocked), videos)
-    except DataError as error:
-        raise DataError(
-            f"config.data.blocked: {error}; it lists videos to leave out, one name a line. "
-            "python -m tadjax.prepare writes it; set it to '' if none are missing"
-        ) from None
 
 
 def write_classes(workdir: pathlib.Path, classes: tuple[str, ...]) -> None:

@@ -112,6 +112,19 @@ def load(directory: str | pathlib.Path, like: Mapping[str, Any]) -> dict[str, An
     return params
 
 
+def restore(path: pathlib.Path) -> dict:
+    """An Orbax tree as numpy arrays, in the dtypes it was written in, its checksums compared."""
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            stored = checkpointer.metadata(path.resolve()).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            tree = checkpointer.restore(path.resolve(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} is missing or damaged: {first_line(error)}") from error
+    checksums.verify(path, tree)
+    return tree
+
+
 @contextlib.contextmanager
 def reading(source: str) -> Iterator[None]:
     """Whatever Orbax raises on files that are not whole (TensorStore: plain Exceptions) becomes one WeightsError."""

@@ -20,8 +20,8 @@ from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
 from tadjax.backbones.swin import PatchMerging, Swin
 from tadjax.backbones.tsm import Tsm
+from tadjax.build import build
 from tadjax.errors import ConfigError
-from tadjax.localizer import build
 from tadjax.workdir import weights
 from tests.golden.backbone import read, run_layers, state_dict
 from tests.golden.compare import HERE

@@ -63,7 +63,7 @@ def ours(config: str, changes: dict) -> dict:
 
 def published(config: str, changes: dict) -> dict:
     """The same shapes in PyTorch."""
-    from tadjax.localizer import build
+    from tadjax.build import build
 
     made = recipes.shipped(config).get_config()
     made.update_from_flattened_dict(changes)

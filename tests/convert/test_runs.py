@@ -11,9 +11,9 @@ from convert.layouts import layout_named
 from convert.mapping import flat, to_flax, to_torch
 from convert.runs import load_config
 from tadjax.backbones.vit import SIZES, sine_cosine
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.errors import ConfigError, WeightsError
-from tadjax.localizer import build
 from tadjax.parallel.mesh import make_mesh
 from tadjax.training.optimizer import make_optimizer
 from tadjax.training.state import create, split

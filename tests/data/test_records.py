@@ -8,7 +8,8 @@ import pytest
 
 from tadjax.config.schema import defaults
 from tadjax.data import records
-from tadjax.data.annotations import Video, load_annotations
+from tadjax.data.annotations import Video
+from tadjax.data.dataset import Dataset
 from tadjax.data.sampling import GroundTruth
 from tadjax.data.timeline import Timeline
 from tadjax.errors import DataError
@@ -132,14 +133,12 @@ def test_a_config_describes_both_sets(folder, tmp_path):
     config.data.annotations, config.data.videos = str(tmp_path / "annotations.json"), str(folder)
     config.window.update(frames=32, feature_length=16, stride=2, short_side=24, size=16)
 
-    train = records.training_set(config, load_annotations(config.data.annotations, "training"), tmp_path / "index")
+    train = Dataset(config).training_set(tmp_path / "index")
     record = train.record(0)
     assert (len(train), train.max_segments) == (4, 2)
     assert record["frames"].shape == (32, 24, 32, 3)  # 32 frames at stride 1, two a feature step
     assert record["valid"].shape == (16,)
-    evaluation = records.evaluation_set(
-        config, load_annotations(config.data.annotations, "validation"), tmp_path / "index"
-    )
+    evaluation = Dataset(config).evaluation_set(tmp_path / "index")
     assert [window.grid.window_start_frame for window in evaluation.windows] == [0, 16, 32]  # of 64 frames
     assert evaluation.record(2)["frames"].shape == (32, 16, 16, 3)
     assert len(list((tmp_path / "index").iterdir())) == 5

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tadjax.data import built, records
+from tadjax.data.dataset import Dataset
 from tadjax.data.loader import evaluation_batches, train_batches
 from tadjax.data.window_cache import WindowCache
 from tadjax.prepare.builders.__main__ import main
 from tadjax.video.frames import Frames
-from tadjax.workdir import run
 from tests.conftest import make_small_config
 from tests.data.test_loader import assert_same, take
 
@@ -25,9 +25,8 @@ def config(small_data, tmp_path):
 
 
 def batches(config, tmp_path, workers=0):
-    classes = run.decide_classes(config)
-    train = records.training_set(config, run.read_subset(config, "training", classes), tmp_path / "index")
-    test = records.evaluation_set(config, run.read_subset(config, "validation", classes), tmp_path / "index")
+    dataset = Dataset(config)
+    train, test = dataset.training_set(tmp_path / "index"), dataset.evaluation_set(tmp_path / "index")
     return take(train_batches(train, 2, workers=workers), 12) + list(evaluation_batches(test, 3, workers=workers))
 
 
@@ -55,7 +54,7 @@ def test_kept_windows_are_the_decoded_ones(config, small_data, tmp_path, monkeyp
 
 def test_windows_that_are_drawn_anew_are_not_kept(config, tmp_path):
     config.window.sampling = "random_trunc"
-    train = records.training_set(config, run.read_subset(config, "training", ("left", "right", "still")), tmp_path)
+    train = Dataset(config).training_set(tmp_path)
     take(train_batches(train, 2), 3)
     assert not (tmp_path / "cache").exists()
 

@@ -14,8 +14,8 @@ from convert.mapping import to_flax, to_torch, under
 from tadjax.adaptation import inside
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
+from tadjax.backbones.layers import resize_in_time
 from tadjax.backbones.vit import MEAN, STD, Vit
-from tadjax.localizer import resize_in_time
 from tests.golden.compare import Row
 
 PREFIX = "model.backbone."

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from configs import thumos_vitg
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.heads import HEADS
-from tadjax.localizer import build
 from tests.config.test_checks import FILES, load
 
 CLASSES = {"actionformer": 3, "tridet": 3, "gtad": 1, "classifier": 3}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tadjax.data import annotations
+from tadjax.data.dataset import Dataset
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError
-from tadjax.inference.evaluate import Evaluator, ground_truth, table
+from tadjax.inference.evaluate import Evaluator, table
 from tadjax.parallel import mesh as meshes
-from tadjax.workdir.run import decide_classes, read_subset
 from tests.config.test_checks import load
 from tests.conftest import CLASSES, ROOT
 
@@ -32,18 +32,18 @@ def config(small_data):
 
 def evaluator(config, tmp_path) -> Evaluator:
     """Of a model whose one candidate a window and class is its first eight feature steps, with score 0.25."""
-    classes = decide_classes(config)
+    dataset = Dataset(config)
 
     def candidates(params, batch):
         b = batch["valid"].shape[0]
         return {
             "segments": jnp.broadcast_to(jnp.array([0.0, 8.0]), (b, 1, 2)),
-            "scores": jnp.full((b, 1, len(classes)), 0.25),
+            "scores": jnp.full((b, 1, len(dataset.classes)), 0.25),
             "valid": jnp.ones((b, 1), bool),
         }
 
     localizer = types.SimpleNamespace(candidates=candidates)
-    return Evaluator(config, localizer, meshes.make_mesh(config.mesh), classes, tmp_path / "index")
+    return Evaluator(dataset, localizer, meshes.make_mesh(config.mesh), tmp_path / "index")
 
 
 def perfect(found: Evaluator) -> dict[str, Detections]:
@@ -94,19 +94,21 @@ def test_a_classifier_without_scores_of_a_video_is_refused_before_training(confi
 def test_blocked_videos_are_left_out_of_training_evaluation_and_ground_truth(config, tmp_path):
     (tmp_path / "blocked.txt").write_text("video6\nvideo0\n")
     config.data.blocked = str(tmp_path / "blocked.txt")
-    assert [v.name for v in read_subset(config, "training", CLASSES).videos] == [f"video{i}" for i in range(1, 5)]
-    assert [v.name for v in read_subset(config, "validation", CLASSES).videos] == ["video5"]
-    assert ground_truth(config, CLASSES).videos == ("video5",)
+    dataset = Dataset(config)
+    assert [v.name for v in dataset.training.videos] == [f"video{i}" for i in range(1, 5)]
+    assert [v.name for v in dataset.evaluation.videos] == ["video5"]
+    assert dataset.truth.videos == ("video5",)
     (tmp_path / "blocked.txt").write_text("\ufeffvideo6.mp4 \r\nVIDEO0\r\nc\r\n")
-    found = read_subset(config, "training", CLASSES)
+    dataset = Dataset(config)
+    found = dataset.training
     assert [v.name for v in found.videos] == [f"video{i}" for i in range(1, 5)]
     (line,) = found.summary()
     assert "1 x no video of the annotations: blocks nothing; first:" in line and "blocked.txt: video 'c'" in line
-    assert ground_truth(config, CLASSES).videos == ("video5",)
+    assert dataset.truth.videos == ("video5",)
     config.data.blocked = str(tmp_path / "none.txt")
     unread = r"config.data.blocked: .*none.txt: the file of videos cannot be read: No such file or directory; it lists"
     with pytest.raises(DataError, match=unread):
-        read_subset(config, "training", CLASSES)
+        _ = Dataset(config).training
 
 
 def test_what_thumos14_calls_ambiguous_is_no_class_to_be_found(config, small_data, tmp_path, monkeypatch):

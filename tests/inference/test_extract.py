@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 import tadjax
+from tadjax.build import build
 from tadjax.config import checks as configs
-from tadjax.data.records import evaluation_set, training_set
+from tadjax.data.dataset import Dataset
 from tadjax.errors import ConfigError, DataError
 from tadjax.inference import predict
 from tadjax.inference.evaluate import evaluate_run
 from tadjax.inference.extract import extract, extract_videos
-from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.training.arrival import Arrival
 from tadjax.training.loop import train
-from tadjax.workdir.run import decide_classes, initial_params, load_run, read_subset
+from tadjax.workdir.run import initial_params, load_run
 from tests.conftest import make_small_config
 
 STEPS = 64  # of a window: all videos but the last fit into one
@@ -46,7 +46,7 @@ class Extracted:
 
     def __init__(self, small_data: pathlib.Path, folder: pathlib.Path, representation: str):
         self.videos = head_only(small_data, representation)
-        self.classes = decide_classes(self.videos)
+        self.classes = Dataset(self.videos).classes
         self.folder = extract(self.videos, folder)
         self.features = self.videos.copy_and_resolve_references()
         self.features.features.path = str(self.folder)
@@ -69,7 +69,7 @@ def snippet(small_data, tmp_path_factory) -> Extracted:
 
 def windows(of: Extracted, config) -> list:
     """[(record, window)] of the evaluation."""
-    records = evaluation_set(config, read_subset(config, "validation", of.classes))
+    records = Dataset(config).evaluation_set()
     return [(records.record(i), records.windows[i]) for i in range(len(records))]
 
 
@@ -99,9 +99,7 @@ def test_snippets_are_the_same_wherever_a_window_begins(snippet):
 def test_training_sees_the_same_features_of_disk_and_of_videos(kind, request):
     """Without augmentation: the same windows, segments and features, for videos that fit into a window."""
     of = request.getfixturevalue(kind)
-    shown, stored = (
-        training_set(config, read_subset(config, "training", of.classes)) for config in (of.videos, of.features)
-    )
+    shown, stored = (Dataset(config).training_set() for config in (of.videos, of.features))
     for n in range(3):
         record, features = shown.record(n), stored.record(n)
         for name in ("valid", "segments", "labels", "segment_valid", "video", "augment_seed"):

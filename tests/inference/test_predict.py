@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 import tadjax
+from tadjax.build import build
 from tadjax.config import checks as configs
+from tadjax.data.dataset import Dataset
 from tadjax.detections.results import read_results
 from tadjax.errors import ConfigError, DataError, WeightsError
 from tadjax.inference.evaluate import Evaluator
 from tadjax.inference.predict import Filter, Predictor, find_videos, folder_names, load, predict_files, video_name
-from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.training.loop import initial_state
 from tadjax.training.optimizer import make_optimizer
@@ -70,7 +71,7 @@ def test_what_is_found_equals_evaluation(workdir, small_data, sampling):
     config.window.sampling = config.window.eval_sampling = sampling
     run = load_run(config, workdir)
     mesh = meshes.make_mesh(config.mesh)
-    wanted = Evaluator(config, build(config, len(CLASSES)), mesh, CLASSES, workdir / "index").detect(run.params)
+    wanted = Evaluator(Dataset(config), build(config, len(CLASSES)), mesh, workdir / "index").detect(run.params)
     model = load(workdir, config)
     assert len(wanted) == 2
     for name, detections in wanted.items():

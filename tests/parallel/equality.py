@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from configs import thumos_vitg
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.data.records import usual_canvas
-from tadjax.localizer import build
 from tadjax.parallel.mesh import make_mesh
 from tadjax.profiling.collectives import collectives
 from tadjax.profiling.compiled_text import parse

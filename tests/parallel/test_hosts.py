@@ -71,7 +71,7 @@ from tadjax.config import checks as configs
 from tadjax.inference.evaluate import Evaluator
 from tadjax.parallel import hosts
 from tadjax.parallel import mesh as meshes
-from tadjax.workdir.run import decide_classes
+from tadjax.data.dataset import Dataset
 import types
 
 folder, address, count, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -88,9 +88,8 @@ def candidates(params, batch):  # what moves, by how much: other segments and sc
 
 with hosts.together():
     mesh = meshes.make_mesh(config.mesh)
-    evaluator = Evaluator(
-        config, types.SimpleNamespace(candidates=candidates), mesh, decide_classes(config), folder / "index"
-    )
+    localizer = types.SimpleNamespace(candidates=candidates)
+    evaluator = Evaluator(Dataset(config), localizer, mesh, folder / "index")
     metrics, detections = evaluator({})
     found = {name: [a.tolist() for a in vars(one).values()] for name, one in detections.items()}
     (folder / f"found.{count}.{index}").write_text(json.dumps([metrics, found]))

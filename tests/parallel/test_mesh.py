@@ -7,9 +7,9 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from configs import thumos_vitg
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.errors import ConfigError
-from tadjax.localizer import build
 from tadjax.parallel import mesh as meshes
 from tadjax.parallel.shard import check_window, spread
 from tadjax.training.optimizer import make_optimizer

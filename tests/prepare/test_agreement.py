@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tadjax.data.annotations import load_annotations
-from tadjax.data.records import open_sources, training_set
+from tadjax.data.dataset import Dataset
+from tadjax.data.records import open_sources
 from tadjax.prepare.__main__ import main
-from tadjax.workdir.run import decide_classes, read_subset
 from tests.config.test_checks import load
 from tests.video.numbered_videos import make, number_of
 
@@ -43,9 +43,10 @@ def entry(subset="training", annotations=JUMP, **known):
 def frames_of(output, subset="training") -> list[float]:
     """The frames that the first annotated segment of a subset is learnt from."""
     config = load(output / "config.py")
-    annotations = load_annotations(config.data.annotations, subset, config.data.classes)
-    (source, *_) = training_set(config, annotations).sources
-    return source.timeline.to_frames(annotations.videos[source.index].segments[0]).tolist()
+    config.data.train_subset = subset
+    dataset = Dataset(config)
+    (source, *_) = dataset.training_set().sources
+    return source.timeline.to_frames(dataset.training.videos[source.index].segments[0]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_replaced_original_is_re_encoded_and_compared_anew(prepare, tmp_path):
 
 
 def training_sampling(config):
-    return training_set(config, read_subset(config, "training", decide_classes(config))).sampling
+    return Dataset(config).training_set().sampling
 
 
 def test_a_subset_without_an_instance_is_not_evaluated_on(prepare):

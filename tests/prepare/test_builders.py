@@ -15,10 +15,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tadjax.data import built
+from tadjax.data.dataset import Dataset
 from tadjax.data.loader import evaluation_batches, train_batches
-from tadjax.data.records import evaluation_set, training_set
 from tadjax.errors import DataError
-from tadjax.inference import evaluate
 from tadjax.prepare.__main__ import DATASETS
 from tadjax.prepare.builders import write as writer
 from tadjax.prepare.builders.__main__ import main
@@ -28,7 +27,6 @@ from tadjax.prepare.reencode import SETTINGS, Encoding, reencode_folder
 from tadjax.training.loop import train
 from tadjax.video.frame_index import frame_index
 from tadjax.video.frames import read_frames
-from tadjax.workdir import run
 from tests.conftest import ROOT, make_small_config
 from tests.data.test_loader import assert_same, take
 from tests.video.numbered_videos import make
@@ -71,11 +69,10 @@ def config_of(root, folder=""):
 
 
 def batches(config, tmp_path, workers=0):
-    classes = run.decide_classes(config)
-    train = training_set(config, run.read_subset(config, config.data.train_subset, classes), tmp_path)
-    test = evaluation_set(config, run.read_subset(config, config.data.eval_subset, classes), tmp_path)
+    dataset = Dataset(config)
+    train, test = dataset.training_set(tmp_path), dataset.evaluation_set(tmp_path)
     got = take(train_batches(train, 2, workers=workers), 4) + list(evaluation_batches(test, 3, workers=workers))
-    return classes, got, evaluate.ground_truth(config, classes)
+    return dataset.classes, got, dataset.truth
 
 
 def assert_equal(got, want):
@@ -260,7 +257,7 @@ def test_a_video_that_cannot_be_packed_is_named_and_can_be_blocked(small_data, t
 def test_what_is_no_data_set_is_one_sentence(root, tmp_path, capsys):
     config = config_of(root, tmp_path / "nothing")
     with pytest.raises(DataError, match=r"nothing/videos/1.0.0: holds no finished TFDS data set"):
-        run.decide_classes(config)
+        _ = Dataset(config).classes
     assert main(["anet", "--root", str(tmp_path), "--output", str(tmp_path)]) == 2
     assert "annotations.json: no such file" in capsys.readouterr().err
 

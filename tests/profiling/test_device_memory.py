@@ -5,14 +5,13 @@ import importlib
 import jax
 import pytest
 
-from tadjax.data.records import training_set
+from tadjax.data.dataset import Dataset
 from tadjax.inference.evaluate import Evaluator
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling import device_memory, profile, topologies
 from tadjax.profiling.device_memory import Plan, alive
 from tadjax.training.arrival import Arrival
 from tadjax.workdir.checkpoint import Checkpoints
-from tadjax.workdir.run import read_subset
 from tests.conftest import CLASSES
 
 training = importlib.import_module("tadjax.training.loop")
@@ -92,8 +91,7 @@ def test_the_count_is_what_lives_in_the_training_loop(small_config, tmp_path, mo
     config.optim.epochs, config.train.eval_from_epoch, config.train.eval_every_epochs = 2, 1, 1
     config.data.device_batches = waiting
     monkeypatch.setattr("tadjax.training.arrival.FRAMES_AT_ONCE", 32)  # of two windows of 32
-    annotations = read_subset(config, config.data.train_subset, CLASSES)
-    canvas = training_set(config, annotations).canvas
+    canvas = Dataset(config).training_set().canvas
     want = counted(config, canvas, monkeypatch)
     seen = Seen(monkeypatch, waiting)
     training.train(config, tmp_path / "run")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from configs.common import OTHER_BACKBONES
+from tadjax.build import build
 from tadjax.config import checks as configs
-from tadjax.localizer import build
 from tadjax.training.optimizer import HELD, labels, path_of
 from tests.config.test_checks import load
 from tests.conftest import ROOT

@@ -12,10 +12,10 @@ import pytest
 
 from tadjax.adaptation.inside import Memory
 from tadjax.backbones.vit import SIZES
+from tadjax.build import adapted_layers, build
 from tadjax.config import checks as configs
 from tadjax.config.schema import defaults
 from tadjax.errors import ConfigError
-from tadjax.localizer import adapted_layers, build
 from tests.config.test_checks import load
 from tests.conftest import ROOT
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import anet_tsm18_lofi, thumos_vitg
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.heads import HEADS
-from tadjax.localizer import build
 from tadjax.parallel import hosts
 from tadjax.training import fidelity
 from tadjax.training import loop as training

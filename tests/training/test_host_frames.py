@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from tadjax.adaptation.host_frames import HostFrames, on_device
-from tadjax.localizer import build
+from tadjax.build import build
 from tadjax.parallel import mesh as meshes
 from tadjax.profiling.profile import SEGMENTS, training_step
 from tadjax.training.arrival import Arrival

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from tadjax.backbones.vit import SIZES
+from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.errors import ConfigError, TadjaxError
 from tadjax.inference.evaluate import evaluate_run
-from tadjax.localizer import build
 from tadjax.parallel import hosts
 from tadjax.training.loop import train
 from tadjax.workdir import weights

@@ -9,7 +9,7 @@ import pytest
 
 from configs import thumos_vitg
 from convert.mapping import nested
-from tadjax.localizer import build
+from tadjax.build import build
 from tadjax.training.optimizer import group_of, hold, labels, make_optimizer, path_of
 from tadjax.training.state import create, make_train_step, moving_average
 

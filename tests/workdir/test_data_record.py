@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tadjax.data.dataset import Dataset
 from tadjax.workdir import data_record
 from tests.conftest import make_small_config
 from tests.video.numbered_videos import make
@@ -19,19 +20,19 @@ def config(small_data, tmp_path):
 
 def test_videos_and_texts_that_changed_are_named(config, tmp_path):
     run, data = tmp_path / "run", tmp_path / "data"
-    assert data_record.changes(config, run) == [] == data_record.changes(config, run)
+    assert data_record.changes(Dataset(config), run) == [] == data_record.changes(Dataset(config), run)
     annotations = data / "annotations.json"
     annotations.write_bytes(annotations.read_bytes())
-    assert data_record.changes(config, run) == [], "written anew, with the same content"
+    assert data_record.changes(Dataset(config), run) == [], "written anew, with the same content"
 
     make(data / "videos" / "video1.mp4", 90, rate=10, size=(48, 40))
     content = json.loads(annotations.read_text())
     content["database"]["video2"]["annotations"].pop()
     annotations.write_text(json.dumps(content))
-    (line,) = data_record.changes(config, run)
+    (line,) = data_record.changes(Dataset(config), run)
     assert line == f"{run}: the data changed since this run began: 2 files, config.data.annotations; video1"
     (data / "videos" / "video1.mp4").unlink()
-    (line,) = data_record.changes(config, run)
+    (line,) = data_record.changes(Dataset(config), run)
     assert line.startswith(
         f"{run}: the data changed since this run began: {data / 'videos'}: 1 of 5 videos are missing"
     )
