@@ -38,6 +38,12 @@ from tadjax.workdir.run import keep_compiled
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Where everything goes.")
 _LOFI = flags.DEFINE_bool("lofi", False, "Compare the head's training after LoFi-E2E with the same without.")
+PLAN = """\
+Temporal action localization, from video files to a page of results. The data are drawn figures that do six things,
+which differ in motion alone. AdaTAD trains small adapters inside a frozen backbone, and then a head alone, on the same
+data and budget, shows what the adapters bring. On two CPU cores it takes about a quarter of an hour: the videos and the
+backbone three minutes, AdaTAD eight, the head alone three. Everything goes to {workdir}; stopped, the same command goes
+on where it was."""
 DRAWN = 4  # validation videos
 SEEDS = (0, 1, 2)  # of the comparison
 
@@ -45,15 +51,17 @@ SEEDS = (0, 1, 2)  # of the comparison
 def run(workdir: pathlib.Path) -> dict[str, float]:
     """Does it all; returns what metrics.json holds. A second call takes up where the first was stopped."""
     begin = time.monotonic()
-    _say("making the videos")
+    print(PLAN.format(workdir=workdir), file=sys.stderr)
+    _say("1 of 5: making the videos")
     data = make_demo(workdir / "data")
+    _say("2 of 5: pre-training the backbone")
     make_backbone(workdir / "weights")
     scores = {}
-    for method, variant in (("adatad", ""), ("head_only", "head_only")):
-        _say(f"training {method}")
+    for step, method, variant in ((3, "adatad", ""), (4, "head_only", "head_only")):
+        _say(f"{step} of 5: training {method}")
         scores[method] = train(config_of(variant, data, workdir), workdir / method)
         _end_if_stopped()
-    _say("drawing")
+    _say("5 of 5: drawing")
     draw(workdir / "adatad", data, workdir)
     metrics = {
         **scores["adatad"],
@@ -71,6 +79,7 @@ def compare_lofi(workdir: pathlib.Path) -> dict[str, list[float]]:
     """Average mAP of the same last stage, same seeds, on features of the encoder after LoFi-E2E ("lofi") and as it was
     pre-trained ("acp"); written to WORKDIR/lofi/comparison.json."""
     data = make_demo(workdir / "data")
+    _say("pre-training the backbone")
     make_backbone(workdir / "weights")
     scores: dict[str, list[float]] = {"lofi": [], "acp": []}
     for method, of_method in scores.items():
@@ -105,7 +114,6 @@ def make_backbone(directory: pathlib.Path) -> None:
         return
     config = recipes.shipped("demo").get_config()
     backbone = Vit(**SIZES[config.backbone.size], image=config.backbone.image)
-    _say("pre-training the backbone")
     params, _ = pretrain(backbone, *draw_clips(seed=1, size=config.window.size))
     geometry = {"backbone": {**SIZES[config.backbone.size], "image": config.backbone.image}}
     weights.save(directory, {"backbone": params}, geometry, layout="tadjax demo")

@@ -17,8 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tadjax.errors import first_line
 from tadjax.files import write_whole
 from tadjax.parallel import hosts
+from tadjax.report.exports import clock
 from tadjax.training.writers import Events, Lines, Writer, start_wandb
 
+MINUTE = 60.0
 CLOSING = 20.0  # seconds that the end of a run waits for a writer
 
 
@@ -146,15 +148,28 @@ class Trace:
 
 @contextlib.contextmanager
 def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A progress bar: call what it yields after each step, with text to show. Prints only on process 0's terminal."""
+    """A progress bar: call what it yields after each step, with text to show. Process 0 alone prints.
+
+    Where stderr is no terminal it is a line a minute, with the time that is left.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    silent = not (sys.stderr.isatty() and hosts.is_first())
+    terminal = sys.stderr.isatty()
+    silent = not (terminal and hosts.is_first())
+    begin = told = time.monotonic()
+    steps = 0
     bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=console, disable=silent)
     with bar:
         task = bar.add_task(title, total=total, completed=done, text="")
 
         def advance(text: str | None = None) -> None:
+            nonlocal steps, told
+            steps += 1
+            now = time.monotonic()
+            if not terminal and now - told >= MINUTE:
+                told = now
+                left = f", {clock((now - begin) / steps * (total - done - steps))} left" if total else ""
+                hosts.say(f"{title}: {done + steps} of {total or '?'}{left}" + (f"; {text}" if text else ""))
             bar.advance(task)
             if text is not None:
                 bar.update(task, text=text)

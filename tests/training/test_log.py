@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tadjax.training.log import Clock, MetricsLog, Spikes, Trace
+from tadjax.training.log import Clock, MetricsLog, Spikes, Trace, progress
 from tadjax.training.loop import Watch
 
 
@@ -118,3 +118,15 @@ def test_training_does_not_load_pytorch(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch, capsys):
+    now = iter(range(0, 1000, 25))
+    monkeypatch.setattr("tadjax.training.log.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    with progress("training", 10, 2) as advance:
+        for _ in range(6):
+            advance("loss 0.5")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 5 of 10, 2:05.0 left; loss 0.5",
+        "training: 8 of 10, 0:50.0 left; loss 0.5",
+    ]
