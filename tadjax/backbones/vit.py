@@ -109,7 +109,7 @@ def add(x: jax.Array, *branches: jax.Array) -> jax.Array:
 
 
 def _scaled(branch: jax.Array, scale: jax.Array | None, which: int) -> jax.Array:
-    return branch if scale is None else branch * scale[which, :, None, None].astype(branch.dtype)
+    return branch if scale is None else branch * scale[which, :, None, None]  # float32
 
 
 class Attention(nn.Module):
