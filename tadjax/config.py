@@ -28,6 +28,7 @@ from tadjax.files import write_whole
 from tadjax.training import fidelity
 
 # Fields that may differ between a run and its resumption: they change nothing of what is computed.
+# `memory.stream` does, by rounding alone: in bfloat16 features are 8 to 15 times as far from float32 as without.
 RUNTIME = (
     "data.annotations",
     "data.classes",
