@@ -105,7 +105,7 @@ class Block(nn.Module):
 
 
 def _scaled(branch: jax.Array, scale: jax.Array | None, which: int) -> jax.Array:
-    return branch if scale is None else branch * scale[which, :, None, None, None, None].astype(branch.dtype)
+    return branch if scale is None else branch * scale[which, :, None, None, None, None]  # float32
 
 
 class WindowAttention(nn.Module):

@@ -6,7 +6,7 @@ each block folds into clips of 8 steps. The last block's output goes on without 
 
 Two dtypes: `dtype` of the matrix products, and `stream` of what flows through the blocks, to which each branch is
 added. A branch is about a tenth of what it is added to; bfloat16, with its 8 bits, loses most of it. The published code
-keeps the stream in float32; in bfloat16 the features are some five times as far from an all-float32 run.
+keeps the stream in float32; in bfloat16 the features are 8 (12 layers) to 15 times (40) as far from an all-float32 run.
 """
 
 import dataclasses
@@ -109,7 +109,7 @@ def add(x: jax.Array, *branches: jax.Array) -> jax.Array:
 
 
 def _scaled(branch: jax.Array, scale: jax.Array | None, which: int) -> jax.Array:
-    return branch if scale is None else branch * scale[which, :, None, None].astype(branch.dtype)
+    return branch if scale is None else branch * scale[which, :, None, None]  # float32
 
 
 class Attention(nn.Module):

@@ -29,7 +29,8 @@ class Field:
     """One leaf of a config. Its type is its default's; `rule` says what else a value must be.
 
     per_level: an integer may also be a tuple of integers, one a level of the pyramid.
-    may_change: the value may differ between a run and its resumption.
+    may_change: the value may differ between a run and its resumption. It changes nothing of what is computed, or, as
+      memory.stream and memory.taps do, its rounding alone.
     """
 
     default: Any

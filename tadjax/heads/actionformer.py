@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tadjax.backbones.layers import Dense
 from tadjax.errors import ConfigError
 from tadjax.heads.anchor_free import AnchorFree
 from tadjax.heads.attention import ConvAttention
@@ -42,9 +43,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         width = x.shape[-1]
-        x = nn.Dense(4 * width, dtype=self.dtype, kernel_init=conv_init, name="fc1")(x)
+        x = Dense(4 * width, self.dtype, conv_init, name="fc1")(x)
         x = nn.Dropout(self.dropout)(nn.gelu(x, approximate=False), deterministic=deterministic)
-        x = nn.Dense(width, dtype=self.dtype, kernel_init=conv_init, name="fc2")(x)
+        x = Dense(width, self.dtype, conv_init, name="fc2")(x)
         return nn.Dropout(self.dropout)(x, deterministic=deterministic)
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tadjax.backbones.layers import Dense
 from tadjax.heads.layers import DepthwiseConv, conv_init, downsample, layer_norm, masked
 
 # Queries a block of local attention. Smaller blocks waste less work on the band's corners, larger ones feed matrix
@@ -86,7 +87,7 @@ class ConvAttention(nn.Module):
             # x is not masked here: beside the last valid step the kernel sees what the norm made of invalid ones.
             y = masked(DepthwiseConv(self.stride, name=f"{name}_conv")(x), out_valid)
             y = layer_norm(1e-5, f"{name}_norm")(y)
-            y = nn.Dense(width, dtype=self.dtype, kernel_init=conv_init, name=name)(y)
+            y = Dense(width, self.dtype, conv_init, name=name)(y)
             return y.reshape(*y.shape[:2], self.heads, width // self.heads)  # [B, T, H, D]
 
         q, k, v = project("query"), project("key"), project("value")
@@ -95,6 +96,6 @@ class ConvAttention(nn.Module):
             y = local_attention(q, k, v, out_valid, self.window)
         else:
             y = full_attention(q, k, v, out_valid)
-        y = nn.Dense(width, dtype=self.dtype, kernel_init=conv_init, name="proj")(y.reshape(*y.shape[:2], width))
+        y = Dense(width, self.dtype, conv_init, name="proj")(y.reshape(*y.shape[:2], width))
         y = nn.Dropout(self.dropout)(y, deterministic=deterministic)
         return masked(y, out_valid)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tadjax.backbones.layers import conv
 from tadjax.errors import ConfigError
 from tadjax.heads import gtad_original
 from tadjax.heads.alignment import alignment_weights, sample_positions
@@ -56,8 +57,25 @@ class GroupedConv(nn.Module):
         weights = weights.reshape(size, inputs, self.groups, -1).astype(self.dtype)
         x = x.reshape(*x.shape[:-1], self.groups, inputs).astype(self.dtype)
         x = jnp.pad(x, ((0, 0), (size // 2,) * 2, *((0, 0),) * (x.ndim - 2)))
-        y = sum(jnp.einsum("bt...gi,igo->bt...go", x[:, i : i + length], w) for i, w in enumerate(weights))
-        return y.reshape(*y.shape[:-2], self.outputs).astype(jnp.float32) + bias
+        taps = (jnp.einsum("bt...gi,igo->bt...go", x[:, i : i + length], w) for i, w in enumerate(weights))
+        y = sum(tap.astype(jnp.float32) for tap in taps)
+        return y.reshape(*y.shape[:-2], self.outputs) + bias
+
+
+class MapConv(nn.Module):
+    """Convolution of a map [B, T, L, C] -> `dtype` [B, T, L, outputs], zero padding; the bias is added in float32."""
+
+    outputs: int
+    kernel: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.outputs)
+        kernel = self.param("kernel", conv_init, shape)
+        bias = self.param("bias", bias_init(self.kernel**2 * x.shape[-1]), (self.outputs,))
+        y = conv(x[:, None].astype(self.dtype), kernel[None].astype(self.dtype))[:, 0]
+        return (y.astype(jnp.float32) + bias).astype(self.dtype)
 
 
 def nearest_neighbours(x: jax.Array, count: int) -> jax.Array:
@@ -209,13 +227,8 @@ class GTad(nn.Module):
             gtad_original.END_SHIFT if self.original else 0.0,
         )
 
-        def conv(outputs: int, kernel: int, inputs: int, dtype: Any) -> nn.Conv:
-            bias = bias_init(kernel**2 * inputs)
-            return nn.Conv(outputs, (kernel, kernel), kernel_init=conv_init, bias_init=bias, dtype=dtype)
-
-        inputs = [self.aligned_width, *(self.map_width,) * self.map_convs]
-        self.map_conv = [conv(self.map_width, self.map_kernel, n, self.dtype) for n in inputs[:-1]]
-        self.map_out = conv(2, 1, inputs[-1], jnp.float32)
+        self.map_conv = [MapConv(self.map_width, self.map_kernel, self.dtype) for _ in range(self.map_convs)]
+        self.map_out = MapConv(2, 1)
 
     def __call__(self, features: jax.Array, valid: jax.Array) -> Outputs:
         """The network on features [B, T, C_in] and valid bool [B, T].
@@ -228,8 +241,8 @@ class GTad(nn.Module):
         boundaries = [self.start(self.start_graph(x)), self.end(self.end_graph(x))]
         aligned, graph, context = self.alignment(x)
         cells = aligned
-        for conv in self.map_conv:
-            cells = nn.relu(conv(cells))
+        for layer in self.map_conv:
+            cells = nn.relu(layer(cells))
         cells = self.map_out(cells)
         return Outputs(projected, x, jnp.concatenate(boundaries, axis=-1), graph, context, aligned, cells)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tadjax.backbones.layers import Dense
 from tadjax.errors import ConfigError
 from tadjax.heads.anchor_free import AnchorFree
 from tadjax.heads.layers import (
@@ -64,8 +65,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def dense(inputs: int, outputs: int, name: str) -> nn.Dense:
-            return nn.Dense(outputs, kernel_init=conv_init, bias_init=bias_init(inputs), dtype=self.dtype, name=name)
+        def dense(inputs: int, outputs: int, name: str) -> Dense:
+            return Dense(outputs, self.dtype, conv_init, bias_init(inputs), name=name)
 
         width = x.shape[-1]
         return dense(self.hidden, width, "fc2")(nn.gelu(dense(width, self.hidden, "fc1")(x), approximate=False))

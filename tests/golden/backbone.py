@@ -106,7 +106,7 @@ def gradients(
     yield Row("out/functional", np.asarray(value), want, atol=2e-5 * float(np.abs(want)), rtol=1e-4)
     got = to_torch({"backbone": grads}, layout.rules) | {"in_x": np.moveaxis(np.asarray(grad_x), -1, 1)}
     for key, want in state_dict(arrays, "grad/").items():
-        yield Row(f"grad/{key}", got[key], want, atol=1e-4 * float(np.abs(want).max()), rtol=1e-3)
+        yield Row(f"grad/{key}", got[key], want, atol=2e-5 * float(np.abs(want).max()))
 
 
 def key_list(path: pathlib.Path, name: str, listed: dict[str, list], layout: str, backbone: Any) -> Iterator[Row]:

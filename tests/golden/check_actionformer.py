@@ -118,7 +118,7 @@ def _gradients(grads: dict, arrays: dict) -> Iterator[Row]:
     for key in sorted(k for k in arrays if k.startswith("grad/")):
         # The bias of keys, and of the norm before them, has no true gradient: softmax does not see it.
         noise = key.endswith(("attn.key.bias", "attn.key_norm.bias"))
-        atol = 1e-7 if noise else max(2e-6, 1e-4 * float(np.abs(arrays[key]).max()))
+        atol = 2e-8 if noise else max(3e-8, 3e-5 * float(np.abs(arrays[key]).max()))
         yield Row(key, got[key.removeprefix("grad/")], arrays[key], atol)
 
 

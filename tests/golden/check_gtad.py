@@ -88,8 +88,8 @@ def check(path: pathlib.Path) -> Iterator[Row]:
         yield from _unit_alignment(arrays)
         got = to_torch({"head": jax.tree.map(np.asarray, grads[0])}, GTAD) | {"in_x": np.swapaxes(grads[1], 1, 2)}
         for key in sorted(k for k in arrays if k.startswith("grad_nohalf/")):
-            atol = max(1e-7, 1e-4 * float(np.abs(arrays[key]).max()))
-            yield Row(key, got[key.removeprefix("grad_nohalf/")], arrays[key], atol, 1e-3)
+            atol = 1e-5 * float(np.abs(arrays[key]).max())
+            yield Row(key, got[key.removeprefix("grad_nohalf/")], arrays[key], atol)
         yield from _detections(candidates, arrays, config)
 
 

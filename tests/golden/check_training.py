@@ -121,7 +121,7 @@ def _steps(arrays: dict, config: dict, optim: ConfigDict) -> Iterator[Row]:
 
     grads = _torch(jax.jit(jax.grad(cost))(state.trained), config)
     for name, want in _group(arrays, "grad").items():
-        yield Row(f"grad/{name}", grads[name], want, atol=max(2e-6, 2e-4 * float(np.abs(want).max())))
+        yield Row(f"grad/{name}", grads[name], want, atol=max(1e-6, 4e-5 * float(np.abs(want).max())))
 
     metrics = []
     for batch in batches:

@@ -135,8 +135,8 @@ def _gradients(grads: tuple, arrays: dict) -> Iterator[Row]:
     got = to_torch({"head": jax.tree.map(np.asarray, grads[0])}, TRIDET)
     got["in_x"] = np.swapaxes(grads[1], 1, 2)
     for key in sorted(k for k in arrays if k.startswith("grad/")):
-        atol = max(1e-7, 1e-4 * float(np.abs(arrays[key]).max()))
-        yield Row(key, got[key.removeprefix("grad/")], arrays[key], atol, 1e-3)
+        atol = max(1.5e-7, 3.5e-5 * float(np.abs(arrays[key]).max()))
+        yield Row(key, got[key.removeprefix("grad/")], arrays[key], atol)
 
 
 def _proposals(head: TriDet, params: dict, arrays: dict, config: dict) -> Iterator[Row]:
