@@ -19,15 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from tadjax.errors import DiskError, TadjaxError
+from tadjax.errors import DiskError, TadjaxError, WriteError
 
 if TYPE_CHECKING:
     import pathlib
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what holds for every file of a disk
-# What a disk may say to any writer, the last two of a --workdir that is a file: nothing that a traceback would explain.
-DISK = (*FULL, errno.EACCES, errno.EPERM, errno.EIO, errno.EEXIST, errno.ENOTDIR)
+WRITING = (*FULL, errno.EEXIST)  # what no reader is told; the last of a --workdir that is a file
+# What a disk may say to any reader or writer, the last of what lies below a file: nothing a traceback would explain.
+DISK = (*WRITING, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
 LAUNCHER = "TADJAX_ENDS_WITH"  # in the environment: the process without which this one must not go on
 
 _asks: Callable[[], None] | None = None  # what a first Ctrl-C does, while there is something to save
@@ -37,16 +38,16 @@ _told: Callable[[], str] = lambda: "the same command begins again"  # noqa: E731
 _undo: list[Callable[[], object]] = []
 
 
-def run(command: Callable[[], int], place: str = "the disk", *, writes_only: bool = False) -> int:
+def run(command: Callable[[], int], place: str = "the disk", *, any_file: bool = False) -> int:
     """What `command` returns; 2, and one line on stderr, where it fails by what the user can mend.
 
-    place: what a disk's error is about where it names no file. writes_only: any OSError is about a file to be written,
-    also that its folder is missing.
+    place: what a disk's error is about where it names no file. any_file: any OSError is about a file that the user
+    named, also that its folder is missing.
     """
     try:
         return command()
     except (TadjaxError, OSError) as error:
-        text = sentence(error, place, writes_only)
+        text = sentence(error, place, any_file)
         if text is None:
             raise
         if isinstance(error, DiskError):
@@ -55,12 +56,14 @@ def run(command: Callable[[], int], place: str = "the disk", *, writes_only: boo
     return 2
 
 
-def sentence(error: BaseException, place: str = "the disk", writes_only: bool = False) -> str | None:
+def sentence(error: BaseException, place: str = "the disk", any_file: bool = False) -> str | None:
     """What to tell of an error in a line; None where it takes a traceback."""
     if isinstance(error, TadjaxError):
         return str(error)
-    if isinstance(error, OSError) and (writes_only or error.errno in DISK):
-        return f"{error.filename or place}: cannot be written ({error.strerror}); {_told()} once that is put right"
+    if isinstance(error, OSError) and (any_file or error.errno in DISK):
+        failed = "written" if isinstance(error, WriteError) or error.errno in WRITING else "read or written"
+        reason = error.strerror or error
+        return f"{error.filename or place}: cannot be {failed} ({reason}); {_told()} once that is put right"
     return None
 
 

@@ -27,6 +27,10 @@ class DiskError(TadjaxError):
     """A disk that is full, read-only or gone: what cannot be written."""
 
 
+class WriteError(OSError):
+    """An OSError of a file that was to be written; of others only some error numbers tell that."""
+
+
 def first_line(error: BaseException) -> str:
     """What to quote of another library's error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -11,13 +11,13 @@ import pathlib
 import zlib
 from typing import Any
 
-from tadjax.errors import DataError
+from tadjax.errors import DataError, WriteError
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file beside its place and renames it: a reader finds the old content or all of the new one.
 
-    What is no regular file (/dev/stdout, a pipe) is written to as it is.
+    What is no regular file (/dev/stdout, a pipe) is written to as it is. Raises WriteError.
     """
     path = pathlib.Path(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -31,8 +31,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        error.filename = os.fspath(path)  # which a full disk does not tell
-        raise
+        raise WriteError(error.errno, error.strerror, os.fspath(path)) from error  # a full disk tells no name
 
 
 ENDS = 4096  # bytes at either end of a file that its mark depends on

@@ -1,6 +1,7 @@
 """How commands end: one line and a status, whatever their threads and workers wait for."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from tadjax import ending
 from tadjax.errors import DataError
 from tadjax.files import write_whole
+from tadjax.report import __main__ as report
 from tests.conftest import ROOT
 
 BEGIN = "from tadjax import ending; ending.catch_interrupts(); import os, signal, sys, threading, time\n"
@@ -85,6 +87,25 @@ def test_what_the_user_can_mend_is_a_sentence_and_status_2(error, sentence, caps
     assert ending.run(fails, "--workdir=x") == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {sentence}") and said.count("\n") == 1
+
+
+def test_a_failure_to_read_is_not_called_one_to_write(tmp_path, capsys):
+    assert ending.run(tmp_path.read_bytes, any_file=True) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: cannot be read or written (Is a directory); ")
+    assert ending.run(lambda: write_whole(tmp_path / "no" / "x", "x"), any_file=True) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/no/x: cannot be written (No such file or directory)")
+
+
+def test_a_command_that_cannot_read_does_not_blame_its_output(tmp_path, capsys, monkeypatch):
+    def fails(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(report, "read_results", fails)
+    truth = tmp_path / "truth.json"
+    annotation = {"segment": [1, 3], "label": "b"}
+    truth.write_text(json.dumps({"database": {"v": {"subset": "x", "duration": 9, "annotations": [annotation]}}}))
+    assert report.main(["mine.json", f"--ground_truth={truth}", "--video=v", f"--output={tmp_path}/p.png"]) == 2
+    assert capsys.readouterr().err.startswith("error: mine.json: cannot be read or written (Input/output error)")
 
 
 def test_other_errors_keep_their_traceback():

@@ -76,7 +76,7 @@ def thresholds(text: str) -> tuple[float, ...]:
 def main(argv: list[str]) -> int:
     args = parse(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: JSON may hold what is no text
-    return ending.run(lambda: run(args), writes_only=True)
+    return ending.run(lambda: run(args), any_file=True)
 
 
 def run(args: argparse.Namespace) -> int:

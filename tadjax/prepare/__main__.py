@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = parser().parse_args(tidy(sys.argv[1:] if argv is None else argv))
     ending.tell(lambda: "videos that are written anew stay, and the same command goes on")
-    return ending.run(lambda: run(arguments), writes_only=True)
+    return ending.run(lambda: run(arguments), any_file=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

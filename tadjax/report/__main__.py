@@ -26,30 +26,27 @@ from tadjax.report.timeline import FORMATS, draw_proposals
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(tidy(sys.argv[1:] if argv is None else argv))
-    return ending.run(lambda: draw(args))
+    return ending.run(lambda: draw(args), args.output, any_file=True)
 
 
 def draw(args: argparse.Namespace) -> int:
     """Does what the arguments say; returns the exit status. Raises DataError where that is impossible."""
     names = args.names.split(",") if args.names else [_short_name(path) for path in args.results]
-    try:
-        if len(names) != len(args.results):
-            raise DataError(f"--names gives {len(names)} names for {len(args.results)} results files")
-        if pathlib.Path(args.output).suffix not in FORMATS:
-            raise DataError(f"--output={args.output}: the picture's name must end in one of {', '.join(FORMATS)}")
-        if args.top_k < 1:
-            raise DataError(f"--top_k={args.top_k}: at least one proposal is drawn")
-        truth, classes = _ground_truth(args.ground_truth, args.video)
-        methods = {}
-        for name, path in zip(names, args.results, strict=True):
-            found, classes = _of_video(read_results(path), args.video, classes, path)
-            methods[name if name not in methods else path] = found
-        span = (args.start, truth.end if args.end is None else args.end)
-        if not -math.inf < span[0] < span[1] < math.inf:
-            raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: seconds, the end after the start")
-        draw_proposals(args.video, span, truth, methods, classes, args.output, args.top_k)
-    except OSError as error:
-        raise DataError(f"{args.output}: cannot be written ({error.strerror})") from error
+    if len(names) != len(args.results):
+        raise DataError(f"--names gives {len(names)} names for {len(args.results)} results files")
+    if pathlib.Path(args.output).suffix not in FORMATS:
+        raise DataError(f"--output={args.output}: the picture's name must end in one of {', '.join(FORMATS)}")
+    if args.top_k < 1:
+        raise DataError(f"--top_k={args.top_k}: at least one proposal is drawn")
+    truth, classes = _ground_truth(args.ground_truth, args.video)
+    methods = {}
+    for name, path in zip(names, args.results, strict=True):
+        found, classes = _of_video(read_results(path), args.video, classes, path)
+        methods[name if name not in methods else path] = found
+    span = (args.start, truth.end if args.end is None else args.end)
+    if not -math.inf < span[0] < span[1] < math.inf:
+        raise DataError(f"--start={span[0]:g} and --end={span[1]:g}: seconds, the end after the start")
+    draw_proposals(args.video, span, truth, methods, classes, args.output, args.top_k)
     print(f"wrote {args.output}")
     return 0
 

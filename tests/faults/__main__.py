@@ -12,7 +12,8 @@ import tempfile
 
 from tests.conftest import make_small_data
 from tests.faults.files import KINDS, trial
-from tests.faults.runs import FAULTS, Undisturbed, campaign, faults_config, namespaces
+from tests.faults.jobs import Undisturbed, faults_config, namespaces
+from tests.faults.runs import FAULTS, campaign
 
 
 def main() -> int:

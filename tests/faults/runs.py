@@ -10,21 +10,18 @@ import contextlib
 import os
 import pathlib
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
-from tadjax.training.loop import train
-from tests.conftest import ROOT, make_small_config
-from tests.training.test_loop import arrays, assert_same_bits, command, lines
+from tadjax.workdir import locking
+from tests.conftest import ROOT
+from tests.faults.jobs import NAMESPACE, PATIENCE, Job, Undisturbed, disk_use, workers_of
+from tests.training.test_loop import command
 
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
-PATIENCE = 600  # seconds for a process to get somewhere, on a busy machine
 # W the workdir, S where it lies otherwise, K its size in KiB
 FULL_DISK = """
 mount -t tmpfs -o size=${K}k tmpfs "$W" && cp -a "$S/." "$W" && { "$@"; status=$?; cp -a "$W/." "$S"; exit $status; }
@@ -37,128 +34,6 @@ mount --bind "$W" "$W" && mount -o remount,bind,ro "$W"
 wait $pid; status=$?
 cp -a "$W/." "$S"; exit $status
 """
-
-
-def faults_config(data: pathlib.Path, epochs: int = 12) -> Any:
-    """3 steps an epoch; checkpoints every 3 steps, evaluation every 6; one worker process."""
-    config = make_small_config(data)
-    config.optim.epochs, config.data.workers = epochs, 1
-    config.train.eval_from_epoch, config.train.eval_every_epochs, config.train.checkpoint_every = 2, 2, 3
-    return config
-
-
-def namespaces() -> bool:
-    """Whether this machine lets its users mount a disk of their own."""
-    if not shutil.which(NAMESPACE[0]):
-        return False
-    tried = [*NAMESPACE, "sh", "-c", "mount -t tmpfs tmpfs /tmp"]
-    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
-
-
-class Undisturbed:
-    """A run that nothing happens to: what all others are compared with."""
-
-    def __init__(self, config: Any, workdir: pathlib.Path):
-        self.config = config
-        train(config, workdir)
-        self.arrays = arrays(workdir, config)
-        self.lines = {(line["step"], "loss" in line): line for line in lines(workdir) if len(line) > 1}
-        self.size = disk_use(workdir)
-
-
-class Job:
-    """One workdir, its processes one after the other, and what they said."""
-
-    def __init__(self, expected: Undisturbed, folder: pathlib.Path):
-        self.expected, self.config = expected, expected.config
-        self.workdir, self.log = folder / "run", folder / "log"
-        folder.mkdir(parents=True)
-        self.done = False
-        self._began = 0.0
-
-    def start(
-        self, *options: str, prefix: tuple[str, ...] = (), launcher: bool = False, **variables: str
-    ) -> subprocess.Popen:
-        """The next process; `said` is what it says from now on."""
-        self._began = time.time()
-        with self.log.open("w") as log:
-            line = command(self.config, self.workdir)  # python -m tadjax.main ...
-            if launcher:
-                line[1:3] = ["launch/local.py", "--processes=1"]
-            line = [*prefix, *line, *options]
-            return subprocess.Popen(line, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **variables})
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def ends(self, process: subprocess.Popen, status: int, *words: str) -> None:
-        """Waits for the end, which must have this status, and one line of error with these words."""
-        found, said = process.wait(timeout=PATIENCE), self.said()
-        assert found == status, f"status {found}, not {status}: {said[-2000:]}"
-        errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        assert "Traceback" not in said, said[-2000:]
-        assert len(errors) == bool(words) and all(word in errors[0] for word in words), f"no {words} in {errors}"
-
-    def reaches(self, process: subprocess.Popen, moment: Callable[[], bool]) -> bool:
-        """Waits for a moment; False where the run ended before."""
-        deadline = time.monotonic() + PATIENCE
-        while not moment():
-            if process.poll() is not None:
-                assert process.returncode == 0, self.said()[-2000:]
-                self.done = True
-                return False
-            assert time.monotonic() < deadline, "the moment never came"
-            time.sleep(0.002)
-        return True
-
-    def step(self) -> int:
-        """The newest in the log."""
-        return max((line["step"] for line in lines(self.workdir)), default=0)
-
-    def checkpoints(self) -> list[pathlib.Path]:
-        """The whole ones, oldest first."""
-        found = [path for path in (self.workdir / "checkpoints").glob("*") if path.name.isdigit()]
-        return sorted(found, key=lambda path: int(path.name))
-
-    def is_saving(self) -> bool:
-        for path in (self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
-            try:
-                if path.stat().st_ctime > self._began:
-                    return True
-            except FileNotFoundError:  # renamed meanwhile: it is saved
-                continue
-        return False
-
-    def check(self) -> None:
-        """What is logged so far is what the undisturbed run logged."""
-        for line in lines(self.workdir):
-            if len(line) > 1:
-                assert line == self.expected.lines[line["step"], "loss" in line], f"step {line['step']} differs"
-
-    def finish(self) -> None:
-        """Runs to the end: the parameters are those of the undisturbed run."""
-        if not self.done:
-            self.ends(self.start(), 0)
-        self.check()
-        assert_same_bits(arrays(self.workdir, self.config), self.expected.arrays)
-
-
-def disk_use(folder: pathlib.Path) -> int:
-    """Bytes, in whole blocks."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
-
-
-def workers_of(process: subprocess.Popen | int) -> list[int]:
-    """The processes that decode for it (given as it is, or by its number)."""
-    found = []
-    pid = process if isinstance(process, int) else process.pid
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            pids = task.read_text().split()
-            found += [int(p) for p in pids if b"spawn_main" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes()]
-        except (FileNotFoundError, ProcessLookupError):  # ended while we looked
-            continue
-    return found
 
 
 # Faults: each takes a job and random numbers, does what its name says, and returns whether it came to that.
@@ -244,21 +119,26 @@ def interrupted_while_stepping(job: Job, rng: random.Random) -> bool:
 
 
 def started_twice(job: Job, rng: random.Random) -> bool:
-    """The second start is told who holds the workdir and writes nothing; the first goes on."""
+    """The second start is told who holds the workdir and writes nothing; the first goes on.
+
+    The first stands still meanwhile, as it would be through before the second has started.
+    """
     process, target = job.start(), job.step() + 1
     try:
         if not job.reaches(process, lambda: job.step() >= target):
             return False
+        process.send_signal(signal.SIGSTOP)
+        if not (job.workdir / locking.FILE).exists():  # it was through
+            return False
         second = subprocess.run(
             command(job.config, job.workdir), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
-        if process.poll() is not None:  # it was through before the second one came to look
-            return False
         holder = f"a run is at work here, process {process.pid} on {socket.gethostname()} since"
         assert second.returncode == 2 and holder in second.stderr, second.stderr[-2000:]
         assert "Traceback" not in second.stderr, second.stderr[-2000:]
+        process.send_signal(signal.SIGCONT)
         later = job.step() + 1
-        return job.reaches(process, lambda: job.step() >= later)
+        return job.reaches(process, lambda: job.step() >= later) or job.done
     finally:
         process.kill()
         process.wait()

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tests.faults.runs import FAULTS, Undisturbed, campaign, faults_config, namespaces
+from tests.faults.jobs import Undisturbed, faults_config, namespaces
+from tests.faults.runs import FAULTS, campaign
 
 mounts = pytest.mark.skipif(not namespaces(), reason="no mount namespaces here: disks cannot be made full or read-only")
 

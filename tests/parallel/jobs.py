@@ -41,6 +41,10 @@ class Job:
     def send(self, process: int, number: int) -> None:
         os.kill(self.pids()[process], number)
 
+    def interrupt(self) -> None:
+        """Ctrl-C: a terminal sends it to the launcher alone, as the processes have sessions of their own."""
+        self._launcher.send_signal(signal.SIGINT)
+
     def alive(self, process: int) -> bool:
         return f"[{process}] ended with status" not in self.text
 

@@ -326,6 +326,20 @@ def test_several_processes_train_and_evaluate_as_one(small, tmp_path, processes,
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_all_processes_with_one_sentence(small, tmp_path):
+    with job(small, tmp_path / "run", 2) as stopped:
+        stopped.wait_for_step(2)
+        stopped.send(1, signal.SIGSTOP)  # so that the job does not end before the signal is known
+        stopped.interrupt()
+        time.sleep(3)
+        stopped.send(1, signal.SIGCONT)
+        assert stopped.wait() == 130, stopped.text
+        assert not stopped.alive(0) and not stopped.alive(1)
+        assert len(re.findall(r"Ctrl-C: saved at step \d+; the same command goes on", stopped.text)) == 1, stopped.text
+        assert "Traceback" not in stopped.text
+
+
+@pytest.mark.slow
 def test_the_others_end_when_the_coordinator_is_killed(small, tmp_path):
     with job(small, tmp_path / "run", 2, "--heartbeat_timeout=20") as orphaned:
         orphaned.wait_for_step(2)
