@@ -1,5 +1,6 @@
 """Configs: every shipped one is right, and every wrong field is one sentence that helps."""
 
+import contextlib
 import importlib.util
 import pathlib
 import subprocess
@@ -80,6 +81,22 @@ def test_a_window_too_short_for_gtad_is_named(field):
     config.head.gtad[field] = steps + 1
     with pytest.raises(ConfigError, match=rf"config.head.gtad.{field} = {steps + 1} is above config.window.feature_l"):
         configs.check(config, configs.reference())
+
+
+def test_the_home_folder_is_known_in_every_field_that_names_files(monkeypatch):
+    """Also in configs that a user wrote, where no shell expands it; in no other field."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    config, paths = configs.reference(), ("data.annotations", "data.videos", "data.blocked", "backbone.weights")
+    paths += ("data.classes", "data.tfds", "features.path")
+    for name in (*paths, "data.name"):
+        section, field = name.split(".")
+        config[section][field] = "~/my data"
+    config.data.classes = "a~/b"
+    with contextlib.suppress(ConfigError):  # of fields that exclude each other
+        configs.check(config, configs.reference())
+    values = dict(configs.fields(config))
+    assert {values[name] for name in paths if name != "data.classes"} == {"/home/anna/my data"}
+    assert (values["data.name"], values["data.classes"]) == ("~/my data", "a~/b")
 
 
 def test_all_wrong_fields_are_reported_at_once():
