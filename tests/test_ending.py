@@ -87,6 +87,17 @@ def test_what_the_user_can_mend_is_a_sentence_and_status_2(error, sentence, caps
     assert said.startswith(f"error: {sentence}") and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_what_nobody_reads_any_more_ends_without_a_word(flush):
+    """As in `python -m tadjax.metrics ... | head -5`; it was "the disk: cannot be written (Broken pipe)"."""
+    code = f"{BEGIN}sys.exit(ending.run(lambda: print('x' * 100_000, flush={flush}) or 0))"
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (141, b"")
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(OSError, match="Bad file"):
         ending.run(lambda: os.close(-1))
