@@ -120,6 +120,8 @@ def examine(path: str, content: bytes | None = None) -> dict[str, Any]:
                 f"{path}: another file begins inside this one, as after cat, and players show the first alone; {JOIN}"
             )
         start = float(int(times["pts"][0]) * times["time_base"])
+        if None in packets.pts and packets.first.pts is not None:  # counted: program streams give few packets a time
+            start = float(packets.first.pts * _fraction(stream.time_base))
         if is_avi and len(packets.dts) > 1:  # FFmpeg takes what comes first to be decoded at 0 and shown after a delay
             start = float(((packets.dts[1] or 1) - 1) * _fraction(stream.time_base))
         own_zero = container.format.name.startswith(OWN_ZERO)
