@@ -2,6 +2,7 @@
 
     2     what the user gave is wrong, or the disk takes nothing more
     130   Ctrl-C: what is saved, and how to go on
+    141   nobody reads any more what is printed, as after `| head`: nothing is said
 
 Ctrl-C ends a command at once, whatever its threads and worker processes wait for; only training saves first. That is
 safe, because all that is written appears whole or not at all. Those who import tadjax keep Python's KeyboardInterrupt:
@@ -24,7 +25,7 @@ from tadjax.errors import DiskError, TadjaxError, WriteError
 if TYPE_CHECKING:
     import pathlib
 
-INTERRUPTED = 130
+INTERRUPTED, UNREAD = 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what holds for every file of a disk
 WRITING = (*FULL, errno.EEXIST)  # what no reader is told; the last of a --workdir that is a file
 # What a disk may say to any reader or writer, the last of what lies below a file: nothing a traceback would explain.
@@ -45,8 +46,12 @@ def run(command: Callable[[], int], place: str = "the disk", *, any_file: bool =
     named, also that its folder is missing.
     """
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
     except (TadjaxError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            leave(UNREAD)
         text = sentence(error, place, any_file)
         if text is None:
             raise

@@ -108,6 +108,17 @@ def test_a_command_that_cannot_read_does_not_blame_its_output(tmp_path, capsys, 
     assert capsys.readouterr().err.startswith("error: mine.json: cannot be read or written (Input/output error)")
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_what_nobody_reads_any_more_ends_without_a_word(flush):
+    """As in `python -m tadjax.metrics ... | head -5`; it was "the disk: cannot be written (Broken pipe)"."""
+    code = f"{BEGIN}sys.exit(ending.run(lambda: print('x' * 100_000, flush={flush}) or 0))"
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (141, b"")
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(OSError, match="Bad file"):
         ending.run(lambda: os.close(-1))

@@ -13,6 +13,7 @@ and those that people share (I3D, TSP, SlowFast, VideoMAE ...) state none: the c
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], but: Sequence[str]
     """A line for each rule in which two folders differ."""
     names = [name for name in ours if name not in but and theirs.get(name) != ours[name]]
     return [f"{name}: {theirs.get(name)!r} there, {ours[name]!r} here" for name in names]
+
+
+def _form(path: Path) -> str:
+    """A path as it is compared: a Mac writes é as two letters."""
+    return unicodedata.normalize("NFC", str(path))
 
 
 def is_count(value: Any) -> bool:
@@ -154,10 +160,13 @@ class FeatureFolder:
         return self.path / parent / f"{self.prefix}{last}{self.suffix}.npy"
 
     def find(self, videos: Sequence[Video]) -> list[Path]:
-        """The files of all videos, in order. DataError names those that are missing."""
+        """The files of all videos, in order, in whatever Unicode form their names are. DataError names the missing."""
         if not self.path.is_dir():
             raise DataError(f"config.features.path: {self.path} is no folder; --mode=extract makes one")
         paths = [self.file(video.name) for video in videos]
+        if others := {path.parent for path in paths if not path.is_file()}:
+            there = {_form(path): path for folder in others if folder.is_dir() for path in folder.iterdir()}
+            paths = [path if path.is_file() else there.get(_form(path), path) for path in paths]
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
             more = f"; and {len(missing) - NAMED} more" if len(missing) > NAMED else ""

@@ -64,8 +64,9 @@ def worth(videos: Sequence[Video], classes: Sequence[str]) -> list[str]:
     instances = counts.total()
     if len(videos) >= MANY_VIDEOS and instances >= MANY_INSTANCES and not missing:
         return []
+    moved = float(f"{100 / max(instances, 1):.2g}")
     line = (
         f"mAP will be that of {len(videos)} videos with {instances} instances of {len(classes) - len(missing)} of "
-        f"{len(classes)} classes: one action found or missed moves it by about {100 / max(instances, 1):.2g} points"
+        f"{len(classes)} classes: one action found or missed moves it by about {moved:g} points"
     )
     return [line + (f"; it says nothing of {some_of(list(map(repr, missing)))}" if missing else "")]

@@ -11,8 +11,8 @@ from tadjax.files import read_json, write_whole
 RECORD = "prepared.json"  # beside them: hashes of all that was written
 
 
-def write_unless_edited(folder: Path, texts: Mapping[str, str]) -> list[str]:
-    """Writes texts by file name into a folder; returns a line for each file that was edited and therefore kept.
+def write_unless_edited(folder: Path, texts: Mapping[str, str]) -> dict[str, str]:
+    """Writes texts by file name into a folder; returns a line for each file, by name, that was edited and is kept.
 
     Edited is what the folder's record does not know. NAME.new.EXTENSION then holds what would have been written.
     """
@@ -21,7 +21,7 @@ def write_unless_edited(folder: Path, texts: Mapping[str, str]) -> list[str]:
     written = read_json(record) if record.exists() else []
     if not isinstance(written, list):
         raise DataError(f"{record}: is no list of hashes; remove it, and what is there counts as edited")
-    lines = []
+    lines = {}
     for name, text in texts.items():
         path = folder / name
         beside = path.with_name(f"{path.stem}.new{path.suffix}")
@@ -32,7 +32,7 @@ def write_unless_edited(folder: Path, texts: Mapping[str, str]) -> list[str]:
             beside.unlink(missing_ok=True)
         else:
             write_whole(beside, new)
-            lines.append(f"{path} was edited, and is kept; {beside} is what would be written now")
+            lines[name] = f"{path} was edited, and is kept; {beside} is what would be written now"
         written = list(dict.fromkeys([*written, _digest(new)]))
     write_whole(record, json.dumps(written, indent=1) + "\n")
     return lines

@@ -59,6 +59,9 @@ def prepare_custom(
         "config.py": config_text(output, videos, subsets, classes, list(infos.values()), usual_rate(fps), backbone),
     }
     kept = write_unless_edited(output, texts)
+    trained = {int(label) for video in subsets[train] for label in video.labels}
+    if untrained := [repr(name) for label, name in enumerate(classes) if label not in trained]:
+        passed.append(f"classes without an instance to train on: {some_of(untrained)}")
     for subset, of_subset in subsets.items():
         print("\n    ".join([f"{subset}:", *describe(of_subset, classes)]))
     remarks = [*advise(annotations.videos, usual_rate(fps)), *rates(fps), *found.remarks, *remarks, *passed]
@@ -66,9 +69,10 @@ def prepare_custom(
     print("\n".join(problems.report()) or "annotations and videos agree")
     if train == evaluation:
         print(f"there is no other subset with instances than {train!r}: mAP will be that of the videos trained on")
-    for line in [*held_out.worth(subsets[evaluation], classes), *kept]:
+    for line in [*held_out.worth(subsets[evaluation], classes), *kept.values()]:
         print(line)
-    print(f"{', '.join(str(output / name) for name in texts)} are written; train with\n")
+    written = [str(output / name) for name in texts if name not in kept]
+    print((f"written: {', '.join(written)}; " if written else "") + "train with\n")
     print("    " + train_command(output / "config.py", output))
     return 1 if problems.problems else 0
 

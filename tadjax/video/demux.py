@@ -1,9 +1,11 @@
 """One pass over the packets of a video file: all that its frame index (frame_index.py) is made of."""
 
+import contextlib
 import io
 import itertools
 import logging
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from numbers import Rational
 from typing import Any, NamedTuple
@@ -16,7 +18,8 @@ from av.stream import Discard, Disposition
 
 from tadjax.errors import DataError
 from tadjax.video.frame_times import apart, following, frame_rate, jumps_within, mixed_up, shifts
-from tadjax.video.nal_units import intra_test
+from tadjax.video.joined import JOIN, second_beginning
+from tadjax.video.nal_units import Fields, intra_test
 
 # Only containers of video. FFmpeg would also open play lists, which name further files to open, and pictures.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,ivf,mxf,nut,rm,dv"
@@ -86,6 +89,15 @@ def open_video(
     return container, stream
 
 
+def demuxed(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream, with an empty one at the end.
+
+    PyAV then looks for streams that only appeared while it read, as the sound of a later part, and does not find them.
+    """
+    with contextlib.suppress(IndexError):
+        yield from container.demux(stream)
+
+
 def _preference(stream: av.video.stream.VideoStream) -> int:
     """The largest picture, but rather the stream marked as default: `ffmpeg`'s automatic stream selection."""
     return stream.width * stream.height + 5_000_000 * bool(stream.disposition & Disposition.default)
@@ -103,7 +115,13 @@ def examine(path: str, content: bytes | None = None) -> dict[str, Any]:
             times = _counted(packets, stream, is_avi)
         else:
             times = _times(path, content, packets, stream, jumps)
+        if second_beginning(path, content, container, not times["timed"] or bool(np.any(times["key_shift"]))):
+            raise DataError(
+                f"{path}: another file begins inside this one, as after cat, and players show the first alone; {JOIN}"
+            )
         start = float(int(times["pts"][0]) * times["time_base"])
+        if None in packets.pts and packets.first.pts is not None:  # counted: program streams give few packets a time
+            start = float(packets.first.pts * _fraction(stream.time_base))
         if is_avi and len(packets.dts) > 1:  # FFmpeg takes what comes first to be decoded at 0 and shown after a delay
             start = float(((packets.dts[1] or 1) - 1) * _fraction(stream.time_base))
         own_zero = container.format.name.startswith(OWN_ZERO)
@@ -126,13 +144,16 @@ def _scan(path: str, container: av.container.InputContainer, stream: av.video.st
     """All packets. What decodes first of the file, and of each part after a step back of the clock, is decoded."""
     pts, dts, keys, first = [], [], [], None
     highest, opening = None, 0  # opening: the number of the packet that begins a part of which none was decoded yet
-    is_intra = intra_test(stream.codec_context)
+    is_intra, fields = intra_test(stream.codec_context), Fields(stream.codec_context)
     vp8 = stream.codec_context.name == "vp8"
     try:
-        for packet in container.demux(stream):
-            # Never shown: what an edit list cuts off, and VP8's alternative references (RFC 6386, section 9.1).
-            shown = packet.size and not (packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10))
-            is_key = packet.size and packet.is_keyframe and packet.pts is not None and is_intra(packet)
+        for packet in demuxed(container, stream):
+            # Never shown: what an edit list cuts off, and alternative references of VP8 (RFC 6386, 9.1). A second
+            # field is shown with the first.
+            second = packet.size and fields.is_second(packet)
+            shown = packet.size and not (packet.is_discard or second or (vp8 and not memoryview(packet)[0] & 0x10))
+            timed = packet.size and packet.is_keyframe and packet.pts is not None
+            is_key = timed and not second and is_intra(packet)
             if is_key and shown and highest is not None and packet.pts < highest:
                 if first is None:  # what came before never decodes
                     pts, dts, keys = [], [], []
@@ -169,8 +190,7 @@ def _check_decoded(path: str, failed: int, packets: int) -> None:
     if failed > UNDECODED * packets:
         raise DataError(
             f"{path}: {failed} of {packets} frames cannot be decoded, where times start again, as in MP4 files put "
-            "together with cat; join the parts anew (ffmpeg -f concat -i LIST.txt -c copy OUT.mp4, where LIST.txt has "
-            "a line file 'PART' for each)"
+            f"together with cat; {JOIN}"
         )
 
 
@@ -296,7 +316,7 @@ def _decoded(path: str, content: bytes | None, packets: int | None = None) -> tu
     times, failed = [], 0
     with container:
         try:
-            for packet in itertools.islice(container.demux(stream), packets):
+            for packet in itertools.islice(demuxed(container, stream), packets):
                 try:
                     times += [frame.pts for frame in stream.codec_context.decode(packet)]
                 except av.error.FFmpegError:

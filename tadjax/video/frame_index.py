@@ -27,7 +27,7 @@ from tadjax.errors import DataError
 from tadjax.files import mark_of
 from tadjax.video.demux import examine
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 _ARRAYS = ("pts", "key_pts", "key_seek", "key_pos", "key_shift", "joins")
 _PLAIN = ("codec", "stream", "width", "height", "rotation", "mirrored", "start", "constant_rate", "timed", "seek_bytes")
 _FRACTIONS = ("time_base", "rate")

@@ -21,9 +21,9 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from tadjax.errors import DataError
-from tadjax.video.demux import open_video
+from tadjax.video.demux import demuxed, open_video
 from tadjax.video.frame_index import FrameIndex, VideoInfo, frame_index, probe, times
-from tadjax.video.nal_units import disposable_test
+from tadjax.video.nal_units import Fields, disposable_test
 
 __all__ = [
     "FrameIndex",
@@ -241,7 +241,7 @@ class _Reader:
     def _open(self) -> None:
         self._container, self._stream = open_video(self._index.path, self._index.content)
         self._decoder = self._stream.codec_context
-        self._is_disposable = disposable_test(self._decoder)
+        self._is_disposable, self._fields = disposable_test(self._decoder), Fields(self._decoder)
         self._packets = self._demux()
         self._key = -1  # number of the key frame that the last packet is; -1: it is none
         self._passed: int | None = -1  # number of the last key frame that was demuxed; None: not known
@@ -281,14 +281,18 @@ class _Reader:
 
     def _needed(self, key: int, wanted: frozenset[int]) -> Iterator[av.Packet | None]:
         """The packets to decode for the `wanted` times, then None: the decoder gives out what it holds back."""
-        unsent, may_drop = set(wanted), self._index.timed and not self._careful
+        unsent, may_drop, sent = set(wanted), self._index.timed and not self._careful, True
+        self._fields.open = None
         for packet in self._packets_from(key):
-            if packet.pts in unsent and not packet.is_discard:
-                unsent.remove(packet.pts)
-            elif may_drop and self._is_disposable(packet):
-                continue
-            yield packet
-            if self._index.timed and not unsent:
+            if not self._fields.is_second(packet):  # which goes with the first
+                sent = True
+                if packet.pts in unsent and not packet.is_discard:
+                    unsent.remove(packet.pts)
+                elif may_drop and self._is_disposable(packet):
+                    sent = False
+            if sent:
+                yield packet
+            if self._index.timed and not unsent and self._fields.open is None:
                 break
         yield None
 
@@ -332,7 +336,7 @@ class _Reader:
     def _demux(self) -> Iterator[av.Packet]:
         """The packets from here on, their times moved as the index says."""
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in demuxed(self._container, self._stream):
                 self._at_start = False
                 if packet.size == 0:
                     continue  # the end of the stream

@@ -1,5 +1,6 @@
 """Configs: every shipped one is right, and every wrong field is one sentence that helps."""
 
+import contextlib
 import importlib.util
 import pathlib
 import subprocess
@@ -38,6 +39,22 @@ def test_a_variant_that_a_config_does_not_have_is_refused(path):
 def test_there_is_a_config_for_every_published_scale():
     names = {path.stem for path in FILES}
     assert {f"thumos_vit{size}" for size in "sblhg"} | {"thumos_vitg_1536x224", "demo"} <= names
+
+
+def test_the_home_folder_is_known_in_every_field_that_names_files(monkeypatch):
+    """Also in configs that a user wrote, where no shell expands it; in no other field."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    config, paths = defaults(), ("data.annotations", "data.videos", "data.blocked", "backbone.weights")
+    paths += ("data.classes", "data.tfds", "features.path")
+    for name in (*paths, "data.name"):
+        section, field = name.split(".")
+        config[section][field] = "~/my data"
+    config.data.classes = "a~/b"
+    with contextlib.suppress(ConfigError):  # of fields that exclude each other
+        configs.check(config)
+    values = dict(configs.fields(config))
+    assert {values[name] for name in paths if name != "data.classes"} == {"/home/anna/my data"}
+    assert (values["data.name"], values["data.classes"]) == ("~/my data", "a~/b")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,16 @@
 
 import json
 import pathlib
+import unicodedata
 from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tadjax.config.checks.schema import defaults
 
 from configs import common
-from tadjax.config.schema import defaults
 from tadjax.data import records
 from tadjax.data.annotations import Video
 from tadjax.data.features import FeatureFolder, feature_folder, info_path, resized, rules_of
@@ -110,6 +111,23 @@ def test_channels_first_is_the_same_turned_around(tmp_path):
     sampling = Sampling("sliding", 4, stride=4)
     taken = sample(sampling, Timeline(2.0, declared_fps=FPS), 36, window=Window(3, 4))
     np.testing.assert_array_equal(source.window(path, sampling, taken), features[3:7].astype(np.float32))
+
+
+@pytest.mark.parametrize(("written", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_found_in_any_unicode_form(tmp_path, written, asked):
+    """Features that were extracted on a Mac; beside them files of other names, in two folders."""
+    names = ["Übung_é", "camé/clip", "plain"]
+    (tmp_path / unicodedata.normalize("NFC", "camé")).mkdir()
+    source = FeatureFolder(tmp_path, stride=4, prefix="v_")
+    for number, name in enumerate(names):
+        folder, _, last = name.rpartition("/")
+        path = tmp_path / unicodedata.normalize("NFC", folder) / f"v_{unicodedata.normalize(written, last)}.npy"
+        np.save(path, np.full((3, 2), number, np.float32))
+    wanted = [*(f"{a}{unicodedata.normalize(asked, b)}" for a, b in (("", names[0]), ("camé/", "clip"))), "plain"]
+    found = source.find([make_video(2.0, name) for name in wanted])
+    assert [int(np.load(path)[0, 0]) for path in found] == [0, 1, 2]
+    with pytest.raises(DataError, match="1 of 2 videos have no features: .*v_Ubung_e.npy"):
+        source.find([make_video(2.0, "Ubung_e"), make_video(2.0, "plain")])
 
 
 def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path):

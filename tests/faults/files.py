@@ -31,6 +31,7 @@ from tests.conftest import write_moving_square
 from tests.convert.checkpoints import tensors, vit_shapes
 from tests.faults import damage
 from tests.prepare import test_elan, test_via
+from tests.video.field_pictures import camcorder
 from tests.video.numbered_videos import make
 from tests.video.odd_files import X264, edit, join, ts_part, turned
 
@@ -338,6 +339,11 @@ def make_edited_video(path: pathlib.Path) -> None:
     turned(path, path, (0, 1, 1, 0))
 
 
+def make_fields(path: pathlib.Path) -> None:
+    """Interlaced, each field a packet: paired by what their headers say."""
+    camcorder(path, 12, format="mpegts", high=True)
+
+
 def read_video(path: pathlib.Path) -> None:
     index = frame_index(path)
     frames = read_frames(path, [0, len(index) - 1, len(index) // 2], short_side=24, max_missing=0.9)
@@ -372,4 +378,6 @@ KINDS = (
     Kind("video.avi", make_video, read_video),
     Kind("joined.ts", make_joined_video, read_video),
     Kind("edited.mp4", make_edited_video, read_video),
+    Kind("fields.mts", make_fields, read_video),
+    Kind("video.flv", make_video, read_video),
 )

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import av
 import jax
@@ -21,7 +22,16 @@ from tadjax.data.dataset import Dataset
 from tadjax.detections.results import read_results
 from tadjax.errors import ConfigError, DataError, WeightsError
 from tadjax.inference.evaluate import Evaluator
-from tadjax.inference.predict import Filter, Predictor, find_videos, folder_names, load, predict_files, video_name
+from tadjax.inference.predict import (
+    Filter,
+    Predictor,
+    find_videos,
+    folder_names,
+    load,
+    predict_files,
+    truths_of,
+    video_name,
+)
 from tadjax.parallel import mesh as meshes
 from tadjax.training.loop import initial_state
 from tadjax.training.optimizer import make_optimizer
@@ -217,6 +227,60 @@ def test_files_folders_and_patterns(tmp_path):
     assert names("") == ["a.mkv", "b.MP4", "c [1].webm"]
     assert names("c [1].webm", "d.txt") == ["c [1].webm", "d.txt"]
     assert names("*.m*", "a.mkv") == ["a.mkv"] and names("**/*.avi") == ["e.avi"]
+
+
+def test_what_a_folder_holds_besides_is_named(tmp_path, capsys, monkeypatch):
+    """Also cameras' files of other extensions are found; hidden ones and single files are not spoken of."""
+    for name in ("00001.MTS", "clip.3gp", "notes.txt", "d.jpg", "._clip.3gp"):
+        (tmp_path / name).touch()
+    (tmp_path / "camB").mkdir()
+    (tmp_path / "camB" / "e.avi").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [path.name for path in find_videos(["~"])[0]] == ["00001.MTS", "clip.3gp"]
+    told = capsys.readouterr().err
+    assert f"{tmp_path}: 3 files and folders passed over that are no video files: camB/; d.jpg; notes.txt" in told
+    assert find_videos(["~/clip.3gp", "~/notes.txt"])[0] == [tmp_path / "clip.3gp", tmp_path / "notes.txt"]
+    assert capsys.readouterr().err == "", "what is named is meant"
+    for name in ("00001.MTS", "clip.3gp"):
+        (tmp_path / name).unlink()
+    paths, (failure,) = find_videos([str(tmp_path)])
+    assert paths == [] and "holds no video file (.mp4, " in failure
+    assert failure.endswith(f"; for those of subfolders, such as camB/, give '{tmp_path}/**/*.mp4'")
+
+
+TRUTHS = [
+    (["a.mp4", "b.mp4"], ["a", "b.MP4"], {"a.mp4": "a", "b.mp4": "b.MP4"}, ""),
+    (
+        ["camA/clip.mp4", "camB/clip.mp4"],
+        ["camA/clip", "camB/clip"],
+        {f"cam{c}/clip.mp4": f"cam{c}/clip" for c in "AB"},
+        "",
+    ),
+    (["camA/clip.mp4", "camB/clip.mp4"], ["clip"], {}, "'clip' could be camA/clip.mp4 or camB/clip.mp4"),
+    (["camA/clip.mp4", "camA/other.mp4"], ["camB/clip", "other"], {"camA/other.mp4": "other"}, ""),
+    (["v_a.mp4"], ["a"], {"v_a.mp4": "a"}, ""),
+    ([unicodedata.normalize("NFD", "é.mp4")], ["é"], {unicodedata.normalize("NFD", "é.mp4"): "é"}, ""),
+    (["a.mp4", "a.mkv"], ["a"], {}, "'a' could be a.mp4 or a.mkv: its truth is not shown"),
+    (["A.mp4"], ["a", "A"], {}, "'a', 'A' could all be "),
+    (["a.mp4"], ["b"], {}, ""),
+]
+
+
+@pytest.mark.parametrize(("files", "names", "wanted", "told"), TRUTHS)
+def test_the_ground_truth_of_a_file_is_never_anothers(tmp_path, capsys, files, names, wanted, told):
+    known = {"subset": "test", "duration": 9.0}
+    database = {
+        name: {**known, "annotations": [{"segment": [number, number + 0.5], "label": "left"}]}
+        for number, name in enumerate(names)
+    }
+    (tmp_path / "truth.json").write_text(json.dumps({"database": database}))
+    config = configs.reference()
+    config.data.prefix = "v_"
+    found = truths_of([tmp_path / file for file in files], str(tmp_path / "truth.json"), CLASSES, config)
+    begins = {str(path.relative_to(tmp_path)): int(truth.segments[0, 0]) for path, truth in found.items()}
+    assert begins == {file: names.index(name) for file, name in wanted.items()}
+    printed = capsys.readouterr().err
+    assert (told in printed) if told else printed == ""
 
 
 def test_names_of_results_never_collide():

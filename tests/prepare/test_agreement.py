@@ -123,6 +123,10 @@ def test_a_subset_without_an_instance_is_not_evaluated_on(prepare):
     assert "there is no other subset with instances than 'training'" in printed
     _, _, _, output = prepare({"a": entry(), "b": entry("held_out"), **none})
     assert load(output / "config.py").data.eval_subset == "held_out"
+    run = [{"segment": [1.0, 2.0], "label": "run"}]
+    _, _, printed, _ = prepare({"a": entry(), "b": entry("held_out", run), **none})
+    assert "classes without an instance to train on: 'run'" in printed
+    assert "moves it by about 100 points; it says nothing of 'jump'" in printed
     status, _, printed, _ = prepare({"a": entry("train", []), "b": entry("other"), "c": entry("val")})
     assert "'train'" in printed and status == 1, "its video is not used in training"
     config = load(output / "config.py")
@@ -156,6 +160,7 @@ def test_an_edited_config_is_kept_and_the_new_one_written_beside_it(prepare):
     assert config.read_text() == mine and load(config).data.name == "my own"
     assert f"{config} was edited, and is kept; {output / 'config.new.py'} is what would be written now" in printed
     assert load(output / "config.new.py").backbone.size == "l"
+    assert f"written: {output / 'annotations.json'}, {output / 'classes.txt'}; train with" in printed
 
     (output / "config.new.py").replace(config)  # taken over: it is ours again
     _, _, printed, _ = prepare(entries, "--backbone", "vits")

@@ -1,6 +1,7 @@
 """Frames in the order in which decoding the whole file gives them, whatever their stored times are."""
 
 import contextlib
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 
 from tadjax.errors import DataError
 from tadjax.video import frame_index as frame_index_module
+from tadjax.video.demux import demuxed
 from tadjax.video.frame_times import following, mixed_up, shifts
 from tadjax.video.frames import frame_index, read_frames, times
 from tests.video.numbered_videos import make, number_of
-from tests.video.odd_files import X264, edit, join, remux, ts_part
+from tests.video.odd_files import X264, edit, join, remux, ts_part, with_sound
 
 
 def plain(path) -> list[int]:
@@ -132,6 +134,67 @@ def test_fragments_with_a_header_each(tmp_path):
     path = join(tmp_path / "a.mp4", *parts)
     with pytest.raises(DataError, match=r"a\.mp4: \d+ of \d+ frames cannot be decoded.*ffmpeg -f concat -i LIST.txt"):
         frame_index(path)
+
+
+# What FFmpeg reads one part of, or a part and some of the next.
+UNJOINED = {
+    "a.flv": X264,
+    "b.flv": {"codec": "flv"},
+    "a.f4v": X264,
+    "a.mp4": X264,
+    "b.mp4": {**X264, "container": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}},
+    "a.mov": X264,
+    "a.3gp": {"codec": "mpeg4"},
+    "a.wmv": {"codec": "wmv2"},
+    "a.ivf": {"codec": "libvpx"},
+    "a.nut": X264,
+    "a.rm": {"codec": "rv20", "size": (176, 144)},
+}
+
+
+@pytest.mark.parametrize("name", UNJOINED)
+def test_a_second_file_of_which_nothing_would_be_read_is_refused(tmp_path, name):
+    """As after `cat a.flv b.flv > c.flv`: every player ends after the first part, or shows a mixture."""
+    parts = [make(tmp_path / f"{first}{name}", 40, first=first, **UNJOINED[name]) for first in (0, 40)]
+    assert len(frame_index(parts[0])) == 40
+    path = join(tmp_path / name, *parts)
+    for index in (frame_index, lambda path: frame_index_module.index_content(Path(path).read_bytes(), path)):
+        with pytest.raises(DataError, match=rf"{name}: another file begins inside this one.*ffmpeg -f concat"):
+            index(path)
+
+
+def test_a_header_again_before_each_fragment(tmp_path):
+    """As some downloaders of HLS leave it: one clock runs through."""
+    options = {**X264, "container": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}}
+    data = Path(make(tmp_path / "a.mp4", 90, **options)).read_bytes()
+    head, *fragments = re.split(rb"(?=.{4}moof)", data, flags=re.DOTALL)
+    (tmp_path / "b.mp4").write_bytes(b"".join(head + fragment for fragment in fragments))
+    assert len(fragments) == 3
+    check(tmp_path / "b.mp4", [*range(90)])
+
+
+def test_what_only_looks_like_a_second_beginning(tmp_path):
+    """In the pictures' own bytes, of a container whose boxes say where they end; and nothing at all behind them."""
+    data = Path(make(tmp_path / "a.mp4", 30, **X264)).read_bytes()
+    free = b"ftypisom....moovFLV\x01\x05\0\0\0\x09\0\0\0\0"
+    (tmp_path / "b.mp4").write_bytes(data + (len(free) + 8).to_bytes(4) + b"free" + free)
+    check(tmp_path / "b.mp4", [*range(30)])
+
+
+def test_a_stream_that_only_the_second_part_has(tmp_path):
+    """PyAV knows no stream that appears after the start, and ends with an IndexError."""
+    part = ts_part(tmp_path / "1", 0, 60, 10.0)
+    sound = with_sound(tmp_path / "2", 0.0, frames=60, format="mpegts", x264_params="scenecut=0")
+    path = join(tmp_path / "a.ts", part, sound)
+    got = read_frames(path, np.arange(120), max_missing=0).frames
+    assert [number_of(rgb) for rgb in got] == [*range(60)] * 2 and len(frame_index(path)) == 120
+
+    class Container:
+        def demux(self, stream):
+            yield stream
+            raise IndexError("list index out of range")
+
+    assert list(demuxed(Container(), "packet")) == ["packet"]
 
 
 def test_a_long_pause_stays(tmp_path):
