@@ -11,6 +11,7 @@ import pytest
 from tadjax.backbones import BACKBONES
 from tadjax.config import checks as configs
 from tadjax.config.backbones import BACKBONE_SIZES, CLIP_FRAMES, STEP_FRAMES
+from tadjax.config.schema import defaults
 from tadjax.errors import ConfigError
 from tests.conftest import ROOT
 
