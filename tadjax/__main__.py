@@ -9,8 +9,8 @@ tadjax prepare NAME | custom                               checks a public data 
 tadjax tfds NAME --output=DIR                              writes a prepared data set as a TFDS one
 tadjax convert --input=FILE.pth --output=DIR               weights from PyTorch
 tadjax export --input=RUN --output=FILE.pth                weights to PyTorch
-tadjax metrics ANNOTATIONS RESULTS                         mAP, recall and diagnosis of anyone's results
-tadjax report ANNOTATIONS RESULTS                          ground truth and proposals of one video, drawn
+tadjax metrics RESULTS ANNOTATIONS                         mAP, recall and diagnosis of anyone's results
+tadjax report RESULTS --ground_truth=FILE --video=NAME     ground truth and proposals of one video, drawn
 tadjax doctor --config=thumos_vitg                         whether this machine and a config are fit to train
 tadjax demo                                                all of it on a small data set, in minutes on two CPU cores
 tadjax real --video=FILE                                   which Kinetics actions a video shows, by real weights
