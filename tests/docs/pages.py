@@ -29,8 +29,10 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block of Python; line is that of its first line of code. alone: it must run without JAX. slow: it takes more than
-    seconds."""
+    """A fenced block of Python; line is that of its first line of code.
+
+    alone: it must run without JAX. slow: it takes more than seconds.
+    """
 
     page: pathlib.Path
     line: int

@@ -120,8 +120,11 @@ def modules(command: Command) -> list[list[str]]:
         return [["-m", "tadjax.main", *words[2:]]] if words[2:] else []
     if words[0] == "tadjax":
         words = ["python", "-m", "tadjax", *words[1:]]
-    if words[0] == "python" and (len(words) == 3 or words[3].isupper()):
-        return []  # a module without arguments, or with COMMAND in their place
+    arguments = words[3:] if words[1] == "-m" else words[2:]
+    if words[1:3] == ["-m", "tadjax"] and arguments[:1] and arguments[0] in COMMANDS:
+        arguments = arguments[1:]
+    if not arguments or arguments[0].isupper():
+        return []  # a program's name alone, or with COMMAND in the arguments' place
     runs_at_once = words[1:3] == ["-m", "tests.golden"]  # it parses nothing; its files are looked up below
     return [words[1:]] if words[0] == "python" and not runs_at_once else []
 
@@ -187,7 +190,7 @@ WRONG = [
     ("python convert/torch_to_flax.py --input x --output y --config configs/thumos.py --config.head.nam=x", "nam"),
     ("python launch/local.py --processes=2 --config=configs/demo.py --workdir=x --proces=2", "proces"),
     ("launch/tpu_vm.sh start --config=configs/none.py --workdir=x", "none.py"),
-    ("python -m tests.faults --round=2", "round"),
+    ("python -m tests.faults --roundz=2", "roundz"),
     ("python -m tadjax.demo --lofy", "lofy"),
 ]
 
