@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 
 from tadjax.backbones import i3d
 from tadjax.build import build
@@ -28,6 +29,7 @@ from tadjax.config import recipes
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError, WeightsError
 from tadjax.files import write_whole
+from tadjax.flags import Parser, tidy
 from tadjax.inference.predict import Prediction, summary, video_name
 from tadjax.prepare.demo_videos import make_demo
 from tadjax.training.loop import train
@@ -41,10 +43,6 @@ LABELS = pathlib.Path(__file__).with_name("kinetics400.txt")  # in the order of 
 CLIP, RATE, SIDE = 64, 25.0, 224  # frames, frames a second and pixels of the weights' own training
 STEP = 16  # frames between two clips
 TOP, LEAST = 3, 0.1  # actions a clip, and the probability from which one is told
-
-_WORKDIR = flags.DEFINE_string("workdir", "runs/real", "Where everything goes.")
-_VIDEO = flags.DEFINE_multi_string("video", [], "A video to look at, instead of two of the demo's; may be repeated.")
-_COMPARE = flags.DEFINE_bool("compare", True, "Train on the demo's data, from these weights and from random ones.")
 
 
 class Classifier:
@@ -161,9 +159,10 @@ def _say(what: str) -> None:
 
 def run(workdir: pathlib.Path, videos: list[str], comparing: bool) -> int:
     begin = time.monotonic()
+    workdir.mkdir(parents=True, exist_ok=True)
     converted = fetch(workdir)
     classifier = Classifier(converted)
-    paths = [pathlib.Path(video).expanduser() for video in videos]
+    paths = list(map(pathlib.Path, videos))
     if not paths:
         paths = sorted(make_demo(workdir / "data").videos.glob("*.mp4"))[:2]
         print("These are drawn figures, which no class of Kinetics is about; --video=FILE looks at a video of yours.")
@@ -186,17 +185,19 @@ def run(workdir: pathlib.Path, videos: list[str], comparing: bool) -> int:
     return 0
 
 
-def main(argv: list[str]) -> int:
-    if argv[1:]:
-        print(f"error: unexpected arguments {' '.join(argv[1:])}", file=sys.stderr)
-        return 2
-    logging.set_verbosity(logging.FATAL)
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = Parser("tadjax.real", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--workdir", default="runs/real", help="where everything goes (default: %(default)s)")
+    parser.add_argument("--video", action="append", default=[], help="a video of yours; may be repeated")
+    parser.add_argument("--skip_training", action="store_true", help="do not compare with random weights")
+    args = parser.parse_args(tidy(sys.argv[1:] if argv is None else argv))
+    logging.set_verbosity(logging.FATAL)  # Orbax warns of what is meant to be so
     keep_compiled()
     ending.tell(lambda: "what is done stays, and the same command goes on from there")
-    workdir = pathlib.Path(_WORKDIR.value).expanduser()
-    workdir.mkdir(parents=True, exist_ok=True)
-    return ending.run(lambda: run(workdir, _VIDEO.value, _COMPARE.value), f"--workdir={_WORKDIR.value}")
+    workdir = pathlib.Path(args.workdir)
+    return ending.run(lambda: run(workdir, args.video, not args.skip_training), f"--workdir={workdir}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tadjax.config.checks.schema import defaults
 
 from configs import common
+from tadjax.config.schema import defaults
 from tadjax.data import records
 from tadjax.data.annotations import Video
 from tadjax.data.features import FeatureFolder, feature_folder, info_path, resized, rules_of

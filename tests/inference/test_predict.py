@@ -18,6 +18,7 @@ import pytest
 import tadjax
 from tadjax.build import build
 from tadjax.config import checks as configs
+from tadjax.config.schema import defaults
 from tadjax.data.dataset import Dataset
 from tadjax.detections.results import read_results
 from tadjax.errors import ConfigError, DataError, WeightsError
@@ -274,7 +275,7 @@ def test_the_ground_truth_of_a_file_is_never_anothers(tmp_path, capsys, files, n
         for number, name in enumerate(names)
     }
     (tmp_path / "truth.json").write_text(json.dumps({"database": database}))
-    config = configs.reference()
+    config = defaults()
     config.data.prefix = "v_"
     found = truths_of([tmp_path / file for file in files], str(tmp_path / "truth.json"), CLASSES, config)
     begins = {str(path.relative_to(tmp_path)): int(truth.segments[0, 0]) for path, truth in found.items()}
