@@ -12,7 +12,7 @@ import pytest
 from tadjax.backbones import BACKBONES
 from tadjax.config.checks import check
 from tadjax.heads import HEADS
-from tadjax.localizer import build
+from tadjax.build import build
 from tadjax.parallel import mesh as meshes
 from tadjax.prepare import __main__ as prepare
 from tadjax.prepare.publishers import CONVERTERS
