@@ -17,6 +17,19 @@ OTHER_BACKBONES = {
     "swinb": ("swin", "b"),
     "i3d": ("i3d", "rgb"),
 }
+# Sides in pixels of the pictures that ViT's kin were trained with.
+IMAGES = {"vjepa2": 256, "vjepa21": 256}
+# Words for ViT's kin: config.backbone.name and size, and how many layers there are.
+VIT_KIN = {
+    "vjepa2_l": ("vjepa2", "l", 24),
+    "vjepa2_h": ("vjepa2", "h", 32),
+    "vjepa2_g": ("vjepa2", "g", 40),
+    "vjepa21_b": ("vjepa21", "b", 12),
+    "vjepa21_l": ("vjepa21", "l", 24),
+    "vjepa21_g": ("vjepa21", "g", 40),
+    "vjepa21_G": ("vjepa21", "G", 48),
+}
+LARGE = ("vitg", *(word for word, (_, _, depth) in VIT_KIN.items() if depth >= 40))  # a billion parameters and more
 TINY = ("", "tiny")
 
 
@@ -97,12 +110,15 @@ def base() -> ConfigDict:
     augment.jitter = True  # brightness, contrast, saturation and hue
 
     config.backbone = backbone = ConfigDict()
-    backbone.name = "vit"  # vit, slowfast, swin, tsm, r2plus1d or i3d
+    backbone.name = "vit"  # vit, vjepa2, vjepa21, slowfast, swin, tsm, r2plus1d or i3d
     backbone.size = "g"  # a key of SIZES in tadjax/backbones/NAME.py
     # Pixels; side of the pictures that the weights were pre-trained on: of vit's position table, and of LoSA's grids.
     backbone.image = 224
     # Stochastic depth, rising linearly over the layers; also in frozen layers, as published. 0 but for vit and swin.
     backbone.drop_path = 0.1
+    # Frames of a clip, all of whose tokens see each other; 0 = what the weights were trained with: 16 of vit (where it
+    # cannot be set), vjepa2 and vjepa21 (which also saw 64).
+    backbone.clip_frames = 0
     backbone.weights = ""  # folder written by convert/torch_to_flax.py
     backbone.random_init = False  # True: start from random weights on purpose
 
@@ -295,6 +311,14 @@ def other_backbone(config: ConfigDict, word: str) -> ConfigDict:
     if config.backbone.name in ("slowfast", "i3d"):
         config.backbone.drop_path = 0.0
     config.memory.clips_per_group = 0
+    return config
+
+
+def vit_kin(config: ConfigDict, word: str) -> ConfigDict:
+    """A config of a ViT with one of VIT_KIN in its place."""
+    config.backbone.name, config.backbone.size, _ = VIT_KIN[word]
+    config.backbone.weights = f"weights/{word}"
+    config.backbone.image = IMAGES[config.backbone.name]
     return config
 
 

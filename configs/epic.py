@@ -2,10 +2,13 @@
 
 verb noun                           what is localized: 97 verbs or 293 nouns; each has its own weights of ViT-L
 vitl slowfast50                     backbone; SlowFast R50 as PySlowFast trained it on EPIC-Kitchens, both tasks at once
+vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2, pre-trained only
+vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1, pre-trained only
 tiny                                the tiny twin, for a CPU
 
 Published average mAP, tIoU 0.1:0.1:0.5 (OpenTAD's results page): verb 29.69 (33.02, 32.43, 30.51, 27.80, 24.69), noun
 29.44 (33.88, 32.41, 30.58, 27.66, 22.67). No setting is published of slowfast50, which has ViT-L's.
+Nor is any result of V-JEPA, which has ViT-L's, too (configs/thumos.py says why), and was not fine-tuned before.
 
     python -m tadjax.main --config=configs/epic.py:noun --workdir=RUN
 """
@@ -14,7 +17,7 @@ from configs import common
 
 
 def get_config(variant: str = ""):
-    task, backbone, tiny = common.pick(variant, ("verb", "noun"), ("vitl", "slowfast50"), common.TINY)
+    task, backbone, tiny = common.pick(variant, ("verb", "noun"), ("vitl", "slowfast50", *common.VIT_KIN), common.TINY)
     config = common.base()
     config.data.name = f"epic-kitchens-100-{task}"
     config.data.annotations = f"data/epic/annotations_{task}.json"
@@ -49,4 +52,7 @@ def get_config(variant: str = ""):
         common.other_backbone(config, backbone)
         config.backbone.size = "r50_pyslowfast"
         config.backbone.weights = "weights/slowfast50_epic"
+    if backbone in common.VIT_KIN:
+        common.vit_kin(config, backbone)
+        config.memory.clips_per_group = 4 if backbone in common.LARGE else 0
     return common.tiny(config) if tiny else config

@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tadjax.backbones import BACKBONES
 from tadjax.backbones.i3d import I3d
-from tadjax.backbones.vit import CLIP_STEPS, SIZES
+from tadjax.backbones.vit import CLIP_STEPS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -18,7 +19,7 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
     position table, where it has one.
     """
     found = {}
-    if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT
+    if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT or its kin
         found["backbone"] = _backbone(shapes, positions)
     elif name := next((name for path, name in _MARKS.items() if path in shapes), None):
         found["backbone"] = dict(name=name, depths=_depths(shapes, name))
@@ -34,9 +35,11 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
 def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     tubelet, patch, _, _, width = shapes["backbone/patch_embed/kernel"]
     depth, _, mlp_width = shapes["backbone/blocks/mlp/fc1/kernel"]
-    found = dict(name="vit", width=width, depth=depth, patch=patch, tubelet=tubelet, mlp_width=mlp_width)
+    name = next((name for path, name in _KIN.items() if path in shapes), "vit")
+    found = dict(name=name, width=width, depth=depth, patch=patch, tubelet=tubelet, mlp_width=mlp_width)
     # The number of heads leaves no trace in any shape: it is that of the published size, else the config's.
-    sizes = [(name, size) for name, size in SIZES.items() if all(found[k] == size[k] for k in size if k != "heads")]
+    told = ("width", "depth", "patch", "mlp_width")
+    sizes = [(key, size) for key, size in BACKBONES[name][1].items() if all(found[k] == size[k] for k in told)]
     found["size"], found["heads"] = (sizes[0][0], sizes[0][1]["heads"]) if sizes else (None, None)
     found["mlp_ratio"] = round(mlp_width / width, 4)
     if positions is not None:
@@ -44,7 +47,12 @@ def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     return found
 
 
-# What tells the backbones but ViT apart.
+# What tells ViT's kin apart.
+_KIN = {
+    "backbone/video_embed": "vjepa21",
+    "backbone/final_norm/scale": "vjepa2",
+}
+# What tells the backbones of other kinds apart.
 _MARKS = {
     "backbone/stem/conv1a/unit/conv/kernel": "i3d",
     "backbone/stem/space/conv/kernel": "r2plus1d",

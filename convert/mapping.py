@@ -39,6 +39,7 @@ TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.nda
     ),
     "conv3d": (lambda a: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2)),  # <-> [t, h, w, in/g, out]
     "channels5d": (lambda a: a[0, 0, 0, 0], lambda a: a[None, None, None, None]),  # [1, 1, 1, 1, C] <-> [C]
+    "vector": (lambda a: a[0, 0], lambda a: a[None, None]),  # [1, 1, C] <-> [C]
     "channels": (lambda a: a[0, :, 0], lambda a: a[None, :, None]),  # [1, C, 1] <-> [C]
 }
 # The same for a layer that is the only one of its kind: our array has a leading axis of 1.

@@ -12,20 +12,30 @@ from tadjax.errors import did_you_mean
 # What tadjax/backbones has, by config.backbone.name: the sizes, and the frames that a window is a multiple of.
 BACKBONE_SIZES = {
     "vit": ("s", "b", "l", "h", "g", "tiny", "demo"),
+    "vjepa2": ("l", "h", "g", "tiny"),
+    "vjepa21": ("b", "l", "g", "G", "tiny"),
     "slowfast": ("r50", "r101", "r50_4x16", "r50_pyslowfast", "r101_pyslowfast", "tiny"),
     "swin": ("t", "s", "b", "tiny"),
     "tsm": ("r18", "r50", "tiny"),
     "r2plus1d": ("18", "34", "18_torchvision", "tiny"),
     "i3d": ("rgb", "tiny"),
 }
-CLIP_FRAMES = {"vit": 16, "tsm": 8}  # backbones whose clips do not see each other
+# Backbones whose clips do not see each other, and the frames of a clip where config.backbone.clip_frames is 0.
+CLIP_FRAMES = {"vit": 16, "vjepa2": 16, "vjepa21": 16, "tsm": 8}
+CLIP_TUBELETS = {"vjepa2": 2, "vjepa21": 2}  # those whose clips may have other frames: a multiple of these
 STEP_FRAMES = {"slowfast": 8, "swin": 2, "r2plus1d": 8, "i3d": 8}  # backbones that see the whole window
-DROP_PATH = ("vit", "swin")  # backbones with stochastic depth
+KIN = ("vit", "vjepa2", "vjepa21")  # backbones that are layers of one kind of transformer block over clips
+DROP_PATH = (*KIN, "swin")  # backbones with stochastic depth
 PER_LEVEL = ("head.attention_window", "head.tridet.window")  # fields of one integer, or of one a level
 BESIDE = ("side", "losa", "unipt")  # methods that take what they need from a frozen backbone's layers
 ONLY_VIT = ("longlora", "st_adapter", "aim", "unipt")  # methods that look into a vit's blocks
 
 Rule = Callable[[Any], str | None]
+
+
+def clip_frames(config: Any) -> int:
+    """Frames of a clip of config.backbone; 0 for a backbone that sees the whole window."""
+    return config.backbone.clip_frames or CLIP_FRAMES.get(config.backbone.name, 0)
 
 
 def one_of(*choices: Any, what: str = "") -> Rule:
@@ -146,6 +156,7 @@ RULES: dict[str, Rule] = {
     "augment.magnitude": within(0, 10),
     "backbone.name": one_of(*BACKBONE_SIZES),
     "backbone.image": positive,
+    "backbone.clip_frames": within(0),
     "backbone.drop_path": within(0, 0.9),
     "adaptation.method": one_of(
         "none", "full", "tia", "full_tia", "side", "losa", "longlora", "st_adapter", "aim", "unipt"

@@ -12,7 +12,7 @@ import optax
 
 from tadjax import config as configs
 from tadjax import ending
-from tadjax.backbones.vit import Vit
+from tadjax.backbones.vit import Clips
 from tadjax.checkpoint import Checkpoints, load_frozen, save_frozen
 from tadjax.data.loader import DeviceBatches, share_of, steps_per_epoch, to_device, train_batches
 from tadjax.data.recipe import rates
@@ -363,7 +363,7 @@ def describe(state: TrainState, config: Any, localizer: Localizer, records: int,
     frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen)) + counts.pop(HELD, 0)
     trained = ", ".join(f"{group} {count:,}" for group, count in counts.items())
     start = f", resuming at step {step:,}" if step else ""
-    attention = f"; attention: {localizer.backbone.attention}" if isinstance(localizer.backbone, Vit) else ""
+    attention = f"; attention: {localizer.backbone.attention}" if isinstance(localizer.backbone, Clips) else ""
     return (
         f"{config.data.name}: {records} windows, {epoch} steps an epoch, {config.optim.epochs} epochs{start}\n"
         f"trained parameters: {trained}; frozen: {frozen:,}; devices: {jax.device_count()} {jax.default_backend()}"

@@ -3,11 +3,13 @@
 import dataclasses
 from typing import Any
 
-from tadjax.backbones import i3d, r2plus1d, slowfast, swin, tsm, vit
+from tadjax.backbones import i3d, r2plus1d, slowfast, swin, tsm, vit, vjepa
 
 # config.backbone.name: (class, {config.backbone.size: its arguments}); tadjax/field_rules.py has the names without JAX.
 BACKBONES = {
     "vit": (vit.Vit, vit.SIZES),
+    "vjepa2": (vjepa.VJepa, vjepa.SIZES),
+    "vjepa21": (vjepa.VJepa, vjepa.SIZES_21),
     "slowfast": (slowfast.SlowFast, slowfast.SIZES),
     "swin": (swin.Swin, swin.SIZES),
     "tsm": (tsm.Tsm, tsm.SIZES),
