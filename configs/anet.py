@@ -5,6 +5,8 @@ slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -
 i3d                                 or I3D, RGB, of Kinetics-400
 vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2
 vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1
+internvideo2_s internvideo2_b internvideo2_l internvideo2_1b    or InternVideo2, its first stage or distilled
+videoprism_b videoprism_l           or VideoPrism
 adatad frozen finetune              adapters inside (AdaTAD), head alone, everything
 160 224                             side of the pictures in pixels; 224 adapts the last half of vitg's layers
 cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own
@@ -14,9 +16,9 @@ Every video, however long, is 768 frames and 192 feature steps. Published averag
 results page), with the labels of CUHK: vits 37.81, vitb 38.35, vitl 39.21, vith 39.31, vitg 39.77, vitg,224 39.86; with
 InternVideo's vitg,224,internvideo 41.85, vitg,224,internvideo2 42.90; with its own vitl,224,cls 39.15. No result is
 published of frozen, of finetune, and of SlowFast and Swin, of which slowfast101,finetune,224 and swint,finetune,224 are
-OpenTAD's settings and the others nobody's. None is published of V-JEPA, which takes
-AdaTAD's settings of the ViT of its size as they are (configs/thumos.py says why); those of a billion parameters adapt
-the last half at 224, as vitg. The labels matter only in evaluation: one run serves all classifiers.
+OpenTAD's settings and the others nobody's. None is published of V-JEPA, InternVideo2
+and VideoPrism, which take AdaTAD's settings of a ViT as they are (configs/thumos.py says why); those of a billion
+parameters adapt the last half at 224, as vitg. The labels matter only in evaluation: one run serves all classifiers.
 
     python -m tadjax.main --config=configs/anet.py:vitg,224 --workdir=RUN
     python -m tadjax.main --config=configs/anet.py:vitg,224,internvideo2 --workdir=RUN --mode=evaluate

@@ -17,18 +17,15 @@ OTHER_BACKBONES = {
     "swinb": ("swin", "b"),
     "i3d": ("i3d", "rgb"),
 }
-# Sides in pixels of the pictures that ViT's kin were trained with.
-IMAGES = {"vjepa2": 256, "vjepa21": 256}
-# Words for ViT's kin: config.backbone.name and size, and how many layers there are.
-VIT_KIN = {
-    "vjepa2_l": ("vjepa2", "l", 24),
-    "vjepa2_h": ("vjepa2", "h", 32),
-    "vjepa2_g": ("vjepa2", "g", 40),
-    "vjepa21_b": ("vjepa21", "b", 12),
-    "vjepa21_l": ("vjepa21", "l", 24),
-    "vjepa21_g": ("vjepa21", "g", 40),
-    "vjepa21_G": ("vjepa21", "G", 48),
+# ViT's kin: sides of the pictures that they were trained with, and words for config.backbone.name, size, and layers.
+IMAGES = {"vjepa2": 256, "vjepa21": 256, "internvideo2": 224, "videoprism": 288}
+_LAYERS = {
+    "vjepa2": {"l": 24, "h": 32, "g": 40},
+    "vjepa21": {"b": 12, "l": 24, "g": 40, "G": 48},
+    "internvideo2": {"s": 12, "b": 12, "l": 24, "1b": 40},
+    "videoprism": {"b": 16, "l": 28},
 }
+VIT_KIN = {f"{name}_{size}": (name, size, n) for name, of in _LAYERS.items() for size, n in of.items()}
 LARGE = ("vitg", *(word for word, (_, _, depth) in VIT_KIN.items() if depth >= 40))  # a billion parameters and more
 TINY = ("", "tiny")
 
@@ -110,15 +107,18 @@ def base() -> ConfigDict:
     augment.jitter = True  # brightness, contrast, saturation and hue
 
     config.backbone = backbone = ConfigDict()
-    backbone.name = "vit"  # vit, vjepa2, vjepa21, slowfast, swin, tsm, r2plus1d or i3d
+    backbone.name = "vit"  # vit, vjepa2, vjepa21, internvideo2, videoprism, slowfast, swin, tsm, r2plus1d or i3d
     backbone.size = "g"  # a key of SIZES in tadjax/backbones/NAME.py
     # Pixels; side of the pictures that the weights were pre-trained on: of vit's position table, and of LoSA's grids.
     backbone.image = 224
     # Stochastic depth, rising linearly over the layers; also in frozen layers, as published. 0 but for vit and swin.
     backbone.drop_path = 0.1
     # Frames of a clip, all of whose tokens see each other; 0 = what the weights were trained with: 16 of vit (where it
-    # cannot be set), vjepa2 and vjepa21 (which also saw 64).
+    # cannot be set), vjepa2 and vjepa21 (which also saw 64), 8 of internvideo2, 16 of videoprism b and 8 of l.
     backbone.clip_frames = 0
+    backbone.position_frames = 8  # internvideo2: of the table of positions; 16 in files that end in f16
+    backbone.gelu = "tanh"  # internvideo2: or erf; see tadjax/backbones/internvideo2.py, also for the next
+    backbone.layer = -1  # internvideo2: the last layer that is run, from the end
     backbone.weights = ""  # folder written by convert/torch_to_flax.py
     backbone.random_init = False  # True: start from random weights on purpose
 
@@ -319,6 +319,9 @@ def vit_kin(config: ConfigDict, word: str) -> ConfigDict:
     config.backbone.name, config.backbone.size, _ = VIT_KIN[word]
     config.backbone.weights = f"weights/{word}"
     config.backbone.image = IMAGES[config.backbone.name]
+    if config.backbone.name == "videoprism":  # whole patches of 18 pixels: 162, 198 and 216 for 160, 192 and 224
+        config.window.size = round(config.window.size / 18) * 18
+        config.window.short_side = max(config.window.short_side, config.window.size)
     return config
 
 

@@ -3,10 +3,13 @@
 vitl                                backbone
 vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2, pre-trained only
 vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1, pre-trained only
+internvideo2_s internvideo2_b internvideo2_l internvideo2_1b    or InternVideo2, not fine-tuned on this data set
+videoprism_b videoprism_l           or VideoPrism, pre-trained only
 tiny                                the tiny twin, for a CPU
 
 Published average mAP 28.41 (tIoU 0.1:0.1:0.5: 33.69, 31.19, 28.37, 26.12, 22.67; OpenTAD's results page). No result is
-published of V-JEPA, which has ViT-L's settings and adapts its last half, as ViT-L does (configs/thumos.py says why).
+published of V-JEPA, InternVideo2 and VideoPrism, which have ViT-L's settings and adapt their last half, as ViT-L does
+(configs/thumos.py says why).
 
     python -m tadjax.main --config=configs/ego4d.py --workdir=RUN
 """

@@ -5,6 +5,8 @@ slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -
 i3d                                 or I3D, RGB, of Kinetics-400: one step in 8 frames, made longer by interpolation
 vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2
 vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1
+internvideo2_s internvideo2_b internvideo2_l internvideo2_1b    or InternVideo2, its first stage or distilled
+videoprism_b videoprism_l           or VideoPrism
 adatad side frozen finetune         adapters inside (AdaTAD), beside (AdaTAD-dagger), head alone, everything
 768x160 1536x224 1024x224           sampled frames a window, and their side in pixels
 tiny                                the tiny twin, for a CPU
@@ -15,10 +17,13 @@ of frozen and finetune for every size, and of slowfast101 and swint with finetun
 slowfast50 66.0 (finetune 64.3, features 62.3) and swinb 63.7 (60.4, 55.1), but not their adapters' learning rates.
 Other combinations are possible, but nobody's recipe: so is i3d, whose weights anyone can have (`make real`); it takes
 AdaTAD's settings, and its last half, from Mixed_4d on, is what side adapts.
-No result is published, by anyone, of V-JEPA. These words take AdaTAD's settings of the ViT of their size as they are:
-the same frames, sides, learning rates and stochastic depth, for want of anything better known, and its last half where
-that is adapted. Their features are the tokens after the last norm, which is what the authors' own probes read; clips
-have 16 frames, which the first stage of their training saw. config.backbone.clip_frames = 64 is what the last one saw.
+No result is published, by anyone, of V-JEPA, InternVideo2 and VideoPrism end to end. Their words take AdaTAD's settings
+of a ViT as they are, those of vitg from a billion parameters on: the same frames, sides, learning rates and stochastic
+depth, for want of anything better known, and the last half where that is adapted. Sides of VideoPrism are the nearest
+whole numbers of its patches, 162 and 216. Features are what the authors read: of V-JEPA and VideoPrism after the last
+norm, of InternVideo2, which has none, the last block's. Clips have the frames of the pre-training: 16 of V-JEPA (whose
+last stage saw 64: config.backbone.clip_frames), 8 of InternVideo2, though these were spread over seconds, 16 or 8 of
+VideoPrism. Of the last two each frame is a step, so that no step is interpolated, at over twice the operations.
 
 frozen and finetune in the snippet representation: --config.window.representation=snippet, in which every feature step
 is 16 frames that the backbone sees alone. frozen on features that are extracted once (--mode=extract):

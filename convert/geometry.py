@@ -9,6 +9,8 @@ from tadjax.backbones import BACKBONES
 from tadjax.backbones.i3d import I3d
 from tadjax.backbones.vit import CLIP_STEPS
 
+INTERNVIDEO2_PLACES = 16 * 16  # of a frame, in the table of positions of all published files
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -21,6 +23,8 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
     found = {}
     if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT or its kin
         found["backbone"] = _backbone(shapes, positions)
+    elif "backbone/spatial_blocks/mlp/fc1/kernel" in shapes:
+        found["backbone"] = _videoprism(shapes)
     elif name := next((name for path, name in _MARKS.items() if path in shapes), None):
         found["backbone"] = dict(name=name, depths=_depths(shapes, name))
     if "adapter/down/kernel" in shapes:
@@ -38,17 +42,32 @@ def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     name = next((name for path, name in _KIN.items() if path in shapes), "vit")
     found = dict(name=name, width=width, depth=depth, patch=patch, tubelet=tubelet, mlp_width=mlp_width)
     # The number of heads leaves no trace in any shape: it is that of the published size, else the config's.
-    told = ("width", "depth", "patch", "mlp_width")
-    sizes = [(key, size) for key, size in BACKBONES[name][1].items() if all(found[k] == size[k] for k in told)]
+    own = dict(found, blocks=depth)
+    told = {"width", "depth", "blocks", "patch", "mlp_width"}
+    sizes = [(key, size) for key, size in BACKBONES[name][1].items() if all(own[k] == size[k] for k in told & {*size})]
     found["size"], found["heads"] = (sizes[0][0], sizes[0][1]["heads"]) if sizes else (None, None)
     found["mlp_ratio"] = round(mlp_width / width, 4)
+    if name == "internvideo2" and (shapes["backbone/positions"][0] - 1) % INTERNVIDEO2_PLACES == 0:
+        found["position_frames"] = (shapes["backbone/positions"][0] - 1) // INTERNVIDEO2_PLACES
     if positions is not None:
         found["image"] = math.isqrt(positions // CLIP_STEPS) * patch
     return found
 
 
+def _videoprism(shapes: Shapes) -> dict[str, Any]:
+    _, patch, _, _, width = shapes["backbone/patch_embed/kernel"]
+    (spatial, _, mlp_width), temporal = shapes["backbone/spatial_blocks/mlp/fc1/kernel"], "temporal_blocks/norm1/scale"
+    found = dict(name="videoprism", width=width, spatial=spatial, temporal=shapes[f"backbone/{temporal}"][0])
+    found |= dict(patch=patch, mlp_width=mlp_width, table_frames=shapes["backbone/temporal_positions"][0])
+    sizes = BACKBONES["videoprism"][1].items()
+    found["size"] = next((key for key, size in sizes if all(found[k] == size[k] for k in found if k != "name")), None)
+    found["image"] = math.isqrt(shapes["backbone/spatial_positions"][0]) * patch
+    return found
+
+
 # What tells ViT's kin apart.
 _KIN = {
+    "backbone/class_token": "internvideo2",
     "backbone/video_embed": "vjepa21",
     "backbone/final_norm/scale": "vjepa2",
 }

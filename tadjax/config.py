@@ -296,6 +296,11 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
         yield f"config.backbone.clip_frames = {config.backbone.clip_frames}: " + (
             f"{name} takes a multiple of {CLIP_TUBELETS[name]}" if name in CLIP_TUBELETS else f"{name} has its own; 0"
         )
+    if name != "internvideo2":
+        for option, default in {"position_frames": 8, "gelu": "tanh", "layer": -1}.items():
+            if config.backbone[option] != default:
+                value = config.backbone[option]
+                yield f"config.backbone.{option} = {value!r} is for internvideo2; set it to {default!r}"
     clip = clip_frames(config)
     if clip and frames % clip:
         yield f"config.window.{field} = {frames} is no multiple of {clip}, the frames of one clip"
@@ -319,6 +324,8 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
             f"config.memory.frames = 'host': groups of {groups} clips of {clip} frames; it takes whole {HOST_FRAMES}s "
             "of frames"
         )
+    if name == "videoprism" and config.memory.attention == "cudnn":
+        yield "config.memory.attention = 'cudnn' has no capped logits, as videoprism needs them: take 'auto'"
     if name in KIN and config.memory.attention == "cudnn" and config.dtype == "float32":
         yield "config.memory.attention = 'cudnn' takes no float32: set config.dtype = 'bfloat16', or take 'auto'"
     shares = config.mesh.clip

@@ -184,9 +184,14 @@ def build(config: Any, classes: int, platform: str | None = None) -> Localizer:
             dtype,
             image=config.backbone.image,
             clip_frames=clip_frames(config),
+            position_frames=config.backbone.position_frames,
+            gelu=config.backbone.gelu,
+            layer=config.backbone.layer,
             drop_path_rate=config.backbone.drop_path,
             stream=jnp.dtype(config.memory.stream),
-            attention=resolve(config.memory.attention, platform or jax.default_backend(), dtype),
+            attention=resolve(
+                config.memory.attention, platform or jax.default_backend(), dtype, config.backbone.name == "videoprism"
+            ),
             feature_length=0 if of_snippets else config.window.feature_length,
         )
         _check_pictures(config, getattr(backbone, "patch", 1), getattr(backbone, "levels", ()))

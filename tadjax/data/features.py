@@ -98,7 +98,8 @@ def rules_of(config: Any, sampling: Sampling, width: int, weights: str) -> dict[
 
 def _of_backbone(backbone: Any) -> dict[str, Any]:
     """What it is, and those of its options that are set."""
-    options = {name: backbone[name] for name in ("clip_frames",) if backbone[name]}
+    usual = {"clip_frames": 0, "position_frames": 8, "gelu": "tanh", "layer": -1}
+    options = {name: backbone[name] for name, value in usual.items() if backbone[name] != value}
     return {name: backbone[name] for name in ("name", "size", "image")} | options
 
 

@@ -19,7 +19,7 @@ from tadjax.backbones.vit import feature_map
 from tests.adaptation import tiny
 from tests.backbones.test_contract import params_of
 
-KIN = ("vjepa2", "vjepa21")
+KIN = ("vjepa2", "vjepa21", "internvideo2", "videoprism")
 NAMES = ("slowfast", "swin", "tsm", "r2plus1d", *KIN)
 FRAMES = np.random.default_rng(0).integers(0, 256, (1, 16, 32, 32, 3), np.uint8)
 TIA, SIDE, LOSA = Tia(), Side(Tia()), Losa(width=8, image=48, frames=16)
@@ -62,7 +62,7 @@ def plain_tia(backbone, params, given):
             x = stage.block(jax.tree.map(lambda a, i=i: a[i], stage.params), x, None)
             if layer in adapters:
                 y = feature_map(x) + TIA.apply({"params": adapters[layer]}, feature_map(x))
-                x = (y, x[1]) if isinstance(x, tuple) else y
+                x = (y, *x[1:]) if isinstance(x, tuple) else y
             layer += 1
     return backbone.pool(x)
 

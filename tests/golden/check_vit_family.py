@@ -1,4 +1,4 @@
-"""V-JEPA 2 and 2.1: tokens at several sizes, features and adapters' gradients, and the names of real files."""
+"""V-JEPA 2 and 2.1, InternVideo2: tokens, features, adapters' gradients, and the names of real files."""
 
 import dataclasses
 import json
@@ -16,6 +16,7 @@ from convert.mapping import flat, to_flax, to_torch
 from tadjax.adaptation import inside, stacks
 from tadjax.adaptation.tia import Tia
 from tadjax.backbones import BACKBONES
+from tadjax.backbones.internvideo2 import InternVideo2
 from tadjax.backbones.layers import resize_in_time
 from tadjax.backbones.vit import MEAN, STD, feature_map
 from tadjax.backbones.vjepa import VJepa
@@ -23,13 +24,15 @@ from tests.golden import backbone as common
 from tests.golden.compare import Row
 
 LISTED = {"meta": "vjepa2", "hf facebook": "vjepa2_hf", "vjepa2_1": "vjepa21"}  # by how a list of names begins
+LISTED |= dict.fromkeys(("S14", "B14", "L14", "InternVideo2", "1B", "6B"), "internvideo2")
 # Absolute: of tokens before the final norm, after it, of features, and of features before the norm.
 TOLERANCES = {"vjepa2": (6e-5, 2.5e-5, 4e-6, 1.2e-5), "vjepa21": (7e-5, 1.2e-5, 3e-6, 1.8e-5)}
+TOLERANCES["internvideo2"] = (2.5e-5, 0.0, 8e-6, 0.0)
 
 
 def matches(name: str, keys: set[str]) -> bool:
     return {"sd/norm.weight", "out/norm_tokens", "grad/blocks.0.adapter.gamma"} <= keys or (
-        "sd/video_mod_embed" in keys or common.listed_tensors(keys, *LISTED)
+        bool({"sd/video_mod_embed", "sd/cls_token"} & keys) or common.listed_tensors(keys, *LISTED)
     )
 
 
@@ -40,7 +43,8 @@ def check(path: pathlib.Path) -> Iterator[Row]:
             yield from _names(path, name, listed, layout)
         return
     arrays, config = common.read(path)
-    name = "vjepa21" if "sd/video_mod_embed" in arrays else "vjepa2"
+    marks = {"sd/video_mod_embed": "vjepa21", "sd/cls_token": "internvideo2"}
+    name = next((name for key, name in marks.items() if key in arrays), "vjepa2")
     model = model_of(name, arrays, config)
     yield Row("config/mean", np.array(MEAN), np.array(config["mean"]))
     yield Row("config/std", np.array(STD), np.array(config["std"]))
@@ -53,7 +57,7 @@ def check(path: pathlib.Path) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    backbone: VJepa
+    backbone: Any
     params: dict
     layout: Layout
     layers: tuple[int, ...]  # adapted
@@ -70,14 +74,13 @@ def model_of(name: str, arrays: dict, config: dict) -> Model:
     params, report = to_flax(common.state_dict(arrays), rules, layout.drops)
     report.check("sd")
     _, width, mlp_width = params["backbone"]["blocks"]["mlp"]["fc1"]["kernel"].shape
-    backbone = VJepa(
-        width=width,
-        depth=config["depth"],
-        heads=config["heads"],
-        patch=config["patch_size"],
-        mlp_width=mlp_width,
-        levels=tuple(config.get("hierarchical_layers", ())),
-    )
+    of = dict(width=width, heads=config["heads"], mlp_width=mlp_width)
+    if name == "internvideo2":
+        frames = dict(image=config["img"], position_frames=config["pos_frames"], gelu=config["gelu"])
+        backbone = InternVideo2(**of, **frames, blocks=config["depth"], patch=config["patch"])
+    else:
+        levels = tuple(config.get("hierarchical_layers", ()))
+        backbone = VJepa(**of, depth=config["depth"], patch=config["patch_size"], levels=levels)
     adapter = Tia(hidden=config["adapter_hidden"])
     return Model(backbone, params, layout, tuple(config["adapter_index"]), adapter, *TOLERANCES[name])
 
@@ -101,10 +104,13 @@ def frames_of(arrays: dict, case: str) -> np.ndarray:
     return frames[:, 0].transpose(0, 2, 3, 4, 1)
 
 
-def by_clip(x: jax.Array, steps: int) -> np.ndarray:
-    """[B, T', h, w, D] -> tokens [clips, N, D]."""
-    x = np.asarray(x)
-    return x.reshape(-1, steps * x.shape[2] * x.shape[3], x.shape[-1])
+def by_clip(x: Any, steps: int) -> np.ndarray:
+    """[B, T', h, w, D] -> tokens [clips, N, D]; where there are class tokens, these first."""
+    patches = np.asarray(feature_map(x))
+    tokens = patches.reshape(-1, steps * patches.shape[2] * patches.shape[3], patches.shape[-1])
+    if not isinstance(x, tuple):
+        return tokens
+    return np.concatenate([np.asarray(x[1]).reshape(-1, 1, tokens.shape[-1]), tokens], axis=1)
 
 
 def _tokens(model: Model, arrays: dict, case: str, clip: int) -> Iterator[Row]:
@@ -112,25 +118,36 @@ def _tokens(model: Model, arrays: dict, case: str, clip: int) -> Iterator[Row]:
     params, frames = model.params["backbone"], frames_of(arrays, case)
 
     @jax.jit
-    def run(params: dict, frames: jax.Array) -> tuple[jax.Array, list[jax.Array], jax.Array | None]:
+    def run(params: dict, frames: jax.Array) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
         x = backbone.embed(params, frames)
         outputs = list(layers_in_a_row(backbone, params, x, {}, model.adapter))
-        stage = backbone.stages(params)[0]
-        levels = [
-            stage.seen(jax.tree.map(lambda a, i=i: a[i], stage.params), outputs[i])[..., None, :]
-            for i in backbone.levels
-        ]
-        return x, outputs, jnp.concatenate(levels, -2) if levels else None
+        stage, levels = backbone.stages(params)[0], getattr(backbone, "levels", ())
+        seen = [stage.seen(jax.tree.map(lambda a, i=i: a[i], stage.params), outputs[i]) for i in levels]
+        return x, outputs, seen
 
     embedded, outputs, levels = run(params, frames)
-    found = {f"block{i}_tokens": (by_clip(x, backbone.clip_steps)[:1], model.tokens) for i, x in enumerate(outputs)}
+    found = _outputs(model, backbone, outputs)
     found["tokens_after_embed"] = by_clip(embedded, backbone.clip_steps)[:1], model.tokens
-    found["last_tokens"] = by_clip(outputs[-2], backbone.clip_steps), model.tokens
-    found["norm_tokens"] = by_clip(outputs[-1], backbone.clip_steps), model.normed
-    if levels is not None:
-        joined = levels.reshape(*levels.shape[:-2], -1)
-        found["hierarchical_tokens"] = by_clip(joined, backbone.clip_steps)[:1], model.normed
+    if levels:
+        found["hierarchical_tokens"] = by_clip(jnp.concatenate(levels, -1), backbone.clip_steps)[:1], model.normed
+    if isinstance(backbone, InternVideo2):
+        table = params["positions"]
+        clip_table = backbone.positions(table[1:], *feature_map(embedded).shape[2:4]).reshape(-1, backbone.width)
+        found["pos_embed"] = np.concatenate([table[:1], clip_table])[None], 2e-6
+        exact = dataclasses.replace(backbone, gelu="erf")
+        last = jax.jit(lambda p, x: list(layers_in_a_row(exact, p, exact.embed(p, x), {}, model.adapter))[-1])
+        found["erf_last_tokens"] = by_clip(last(params, frames), backbone.clip_steps), model.tokens
     yield from compared(found, arrays, case)
+
+
+def _outputs(model: Model, backbone: Any, outputs: list, prefix: str = "") -> dict[str, tuple[np.ndarray, float]]:
+    """What each layer gives: of the first clip, and of the last layer and of the norm after it, if any, all."""
+    steps, depth = backbone.clip_steps, backbone.depth
+    found = {f"{prefix}block{i}_tokens": (by_clip(x, steps)[:1], model.tokens) for i, x in enumerate(outputs[:depth])}
+    found[f"{prefix}last_tokens"] = by_clip(outputs[depth - 1], steps), model.tokens
+    if len(outputs) > depth:
+        found[f"{prefix}norm_tokens"] = by_clip(outputs[depth], steps), model.normed
+    return found
 
 
 def compared(found: dict[str, tuple[np.ndarray, float]], arrays: dict, case: str) -> Iterator[Row]:
@@ -151,18 +168,19 @@ def _adapted(model: Model, arrays: dict) -> Iterator[Row]:
         return list(layers_in_a_row(model.backbone, params, x, adapters, model.adapter))
 
     outputs = run(params["backbone"], frames)
-    steps = model.backbone.clip_steps
-    found = {f"adapted_block{i}_tokens": (by_clip(x, steps)[:1], model.tokens) for i, x in enumerate(outputs)}
-    found["adapted_last_tokens"] = by_clip(outputs[-2], steps), model.tokens
-    found["adapted_norm_tokens"] = by_clip(outputs[-1], steps), model.normed
-    yield from compared(found, arrays, "main")
-    given = {"stage0": params["adapter"]}
-    names = lambda grads: to_torch({"adapter": grads["stage0"]}, TIA, model.layers)  # noqa: E731
-    yield from trained(model.backbone, model, given, arrays, ("features", "grad/"), model.features, names)
-    bare = dataclasses.replace(model.backbone, normed=False)
+    yield from compared(_outputs(model, model.backbone, outputs, "adapted_"), arrays, "main")
+    whole, bare = {"stage0": params["adapter"]}, params["adapter"]  # of several stages, and of a single one
+    plain = lambda grads: to_torch({"adapter": grads}, TIA, model.layers)  # noqa: E731
+    of_stage = lambda grads: plain(grads["stage0"])  # noqa: E731
+    if isinstance(model.backbone, InternVideo2):
+        yield from trained(model.backbone, model, bare, arrays, ("features", "grad/"), model.features, plain)
+        exact = dataclasses.replace(model.backbone, gelu="erf")
+        yield from trained(exact, model, bare, arrays, ("erf_features", "grad_erf/"), model.features, plain)
+        return
+    yield from trained(model.backbone, model, whole, arrays, ("features", "grad/"), model.features, of_stage)
+    without = dataclasses.replace(model.backbone, normed=False)
     of_norm = ("prenorm_features", "grad_prenorm/")
-    names = lambda grads: to_torch({"adapter": grads}, TIA, model.layers)  # noqa: E731
-    yield from trained(bare, model, params["adapter"], arrays, of_norm, model.prenorm, names)
+    yield from trained(without, model, bare, arrays, of_norm, model.prenorm, plain)
 
 
 def trained(

@@ -54,6 +54,10 @@ def kin(name: str, **fields) -> Localizer:
 CASES = {
     "V-JEPA 2": kin("vjepa2", adapter=Tia(6), layers=(1, 2, 4), memory=Memory("nested", 1)),
     "V-JEPA 2.1": kin("vjepa21", beside=Side(Tia(6)), layers=(0, 1, 4), memory=Memory(clips_per_group=1)),
+    "InternVideo2": kin("internvideo2", adapter=Tia(6), layers=(1, 2, 4), memory=Memory("offload", 1)),
+    "InternVideo2, losa": kin("internvideo2", beside=Losa(width=8, image=28, frames=64, clip_steps=8), layers=(0, 3)),
+    "VideoPrism": kin("videoprism", adapter=Tia(6), layers=(1, 2, 3, 4), memory=Memory("nested", 1)),
+    "full fine-tuning of VideoPrism": kin("videoprism", trains_backbone=True),
     "full fine-tuning of V-JEPA 2.1": kin("vjepa21", trains_backbone=True),
     "full fine-tuning, kernel longer than a shard": vit(adapter=Tia(6, kernel=(21, 1, 1)), trains_backbone=True),
     "block inputs in host memory": vit(adapter=Tia(6, kernel=(3, 3, 3)), memory=Memory("offload")),
