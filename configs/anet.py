@@ -3,6 +3,10 @@
 vits vitb vitl vith vitg            backbone; VideoMAEv2 for vitg, VideoMAE for the others
 slowfast50 slowfast101 swint swinb  or SlowFast R50, R101 (8x8), Video Swin-T, -B, of Kinetics-400
 i3d                                 or I3D, RGB, of Kinetics-400
+vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2
+vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1
+internvideo2_s internvideo2_b internvideo2_l internvideo2_1b    or InternVideo2, its first stage or distilled
+videoprism_b videoprism_l           or VideoPrism
 adatad frozen finetune              adapters inside (AdaTAD), head alone, everything
 160 224                             side of the pictures in pixels; 224 adapts the last half of vitg's layers
 cuhk internvideo internvideo2 cls   whose video labels the class-agnostic detections get; cls: the head's own
@@ -13,7 +17,9 @@ Every video, however long, is 768 frames and 192 feature steps. Published averag
 results page), with the labels of CUHK: vits 37.81, vitb 38.35, vitl 39.21, vith 39.31, vitg 39.77, vitg,224 39.86; with
 InternVideo's vitg,224,internvideo 41.85, vitg,224,internvideo2 42.90; with its own vitl,224,cls 39.15. No result is
 published of frozen, of finetune, and of SlowFast and Swin, of which slowfast101,finetune,224 and swint,finetune,224 are
-OpenTAD's settings and the others nobody's. The labels matter only in evaluation: one run serves all classifiers.
+OpenTAD's settings and the others nobody's. None is published of V-JEPA, InternVideo2
+and VideoPrism, which take AdaTAD's settings of a ViT as they are (configs/thumos.py says why); those of a billion
+parameters adapt the last half at 224, as vitg. The labels matter only in evaluation: one run serves all classifiers.
 
     python -m tadjax.main --config=configs/anet.py:vitg,224 --workdir=RUN
     python -m tadjax.main --config=configs/anet.py:vitg,224,internvideo2 --workdir=RUN --mode=evaluate
@@ -32,7 +38,7 @@ CLASSIFIERS = {
 
 def get_config(variant: str = ""):
     sides, labels = ("160", "224"), (*CLASSIFIERS, "cls")
-    sizes = (*common.SIZES, *common.OTHER_BACKBONES)
+    sizes = (*common.SIZES, *common.OTHER_BACKBONES, *common.VIT_KIN)
     size, method, side, labels, tiny = common.pick(variant, sizes, METHODS, sides, labels, common.TINY)
     config = defaults()
     config.data.name = "activitynet-1.3"
@@ -50,7 +56,7 @@ def get_config(variant: str = ""):
     config.window.crop_ratio = ()
     config.backbone.size = size[-1]
     config.backbone.weights = f"weights/{size}"
-    config.memory.clips_per_group = 4 if size == "vitg" else 0
+    config.memory.clips_per_group = 4 if size in common.LARGE else 0
     config.head.width = 256
     config.head.absolute_position = True
     config.head.max_length = 192
@@ -75,8 +81,9 @@ def get_config(variant: str = ""):
     config.evaluation.tiou = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
     if side == "224":
         config.window.short_side, config.window.size = 256, 224
-        if size == "vitg":
-            config.adaptation.layers = (20, 39)
+        if size in common.LARGE:
+            _, _, depth = common.VIT_KIN.get(size, ("vit", "g", 40))
+            config.adaptation.layers = (depth // 2, depth - 1)
     if method == "frozen":
         common.frozen(config)
     if method == "finetune":
@@ -100,4 +107,6 @@ def get_config(variant: str = ""):
         if method == "finetune":
             config.head.input_dropout = 0.0
             config.optim.batch_size = 8
+    if size in common.VIT_KIN:
+        common.vit_kin(config, size)
     return common.tiny(config) if tiny else config

@@ -14,6 +14,16 @@ OTHER_BACKBONES = {
     "swinb": ("swin", "b"),
     "i3d": ("i3d", "rgb"),
 }
+# ViT's kin: sides of the pictures that they were trained with, and words for config.backbone.name, size, and layers.
+IMAGES = {"vjepa2": 256, "vjepa21": 256, "internvideo2": 224, "videoprism": 288}
+_LAYERS = {
+    "vjepa2": {"l": 24, "h": 32, "g": 40},
+    "vjepa21": {"b": 12, "l": 24, "g": 40, "G": 48},
+    "internvideo2": {"s": 12, "b": 12, "l": 24, "1b": 40},
+    "videoprism": {"b": 16, "l": 28},
+}
+VIT_KIN = {f"{name}_{size}": (name, size, n) for name, of in _LAYERS.items() for size, n in of.items()}
+LARGE = ("vitg", *(word for word, (_, _, depth) in VIT_KIN.items() if depth >= 40))  # a billion parameters and more
 TINY = ("", "tiny")
 
 
@@ -35,6 +45,17 @@ def other_backbone(config: ConfigDict, word: str) -> ConfigDict:
     if config.backbone.name in ("slowfast", "i3d"):
         config.backbone.drop_path = 0.0
     config.memory.clips_per_group = 0
+    return config
+
+
+def vit_kin(config: ConfigDict, word: str) -> ConfigDict:
+    """A config of a ViT with one of VIT_KIN in its place."""
+    config.backbone.name, config.backbone.size, _ = VIT_KIN[word]
+    config.backbone.weights = f"weights/{word}"
+    config.backbone.image = IMAGES[config.backbone.name]
+    if config.backbone.name == "videoprism":  # whole patches of 18 pixels: 162, 198 and 216 for 160, 192 and 224
+        config.window.size = round(config.window.size / 18) * 18
+        config.window.short_side = max(config.window.short_side, config.window.size)
     return config
 
 

@@ -1,7 +1,15 @@
 """AdaTAD on Ego4D moment queries, InternVideo's ViT-L fine-tuned on them, 7200 frames at 192 x 192.
 
-Published average mAP 28.41 (tIoU 0.1:0.1:0.5: 33.69, 31.19, 28.37, 26.12, 22.67; OpenTAD's results page). The only
-variant is tiny, the tiny twin, for a CPU.
+vitl                                backbone
+vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2, pre-trained only
+vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1, pre-trained only
+internvideo2_s internvideo2_b internvideo2_l internvideo2_1b    or InternVideo2, not fine-tuned on this data set
+videoprism_b videoprism_l           or VideoPrism, pre-trained only
+tiny                                the tiny twin, for a CPU
+
+Published average mAP 28.41 (tIoU 0.1:0.1:0.5: 33.69, 31.19, 28.37, 26.12, 22.67; OpenTAD's results page). No result is
+published of V-JEPA, InternVideo2 and VideoPrism, which have ViT-L's settings and adapt their last half, as ViT-L does
+(configs/thumos.py says why).
 
     python -m tadjax.main --config=configs/ego4d.py --workdir=RUN
 """
@@ -11,7 +19,7 @@ from tadjax.config.schema import defaults
 
 
 def get_config(variant: str = ""):
-    (tiny,) = common.pick(variant, common.TINY)
+    backbone, tiny = common.pick(variant, ("vitl", *common.VIT_KIN), common.TINY)
     config = defaults()
     config.data.name = "ego4d-mq"
     config.data.annotations = "data/ego4d/annotations.json"
@@ -48,4 +56,9 @@ def get_config(variant: str = ""):
     config.post.voting_thresh = 0.95
     config.evaluation.tiou = (0.1, 0.2, 0.3, 0.4, 0.5)
     config.evaluation.recall_kx = (1, 5)
+    if backbone in common.VIT_KIN:
+        common.vit_kin(config, backbone)
+        config.memory.clips_per_group = 5 if backbone in common.LARGE else 0
+        depth = common.VIT_KIN[backbone][2]
+        config.adaptation.layers = (depth // 2, depth - 1)
     return common.tiny(config) if tiny else config

@@ -2,11 +2,16 @@
 
 verb noun                           what is localized: 97 verbs or 293 nouns; each has its own weights of ViT-L
 vitl slowfast50                     backbone; SlowFast R50 as PySlowFast trained it on EPIC-Kitchens, both tasks at once
+vjepa2_l vjepa2_h vjepa2_g          or V-JEPA 2, pre-trained only
+vjepa21_b vjepa21_l vjepa21_g vjepa21_G     or V-JEPA 2.1, pre-trained only
+internvideo2_s internvideo2_b internvideo2_l internvideo2_1b    or InternVideo2, not fine-tuned on this data set
+videoprism_b videoprism_l           or VideoPrism, pre-trained only
 tiny                                the tiny twin, for a CPU
 The first word of a row is the default; tiny has none.
 
 Published average mAP, tIoU 0.1:0.1:0.5 (OpenTAD's results page): verb 29.69 (33.02, 32.43, 30.51, 27.80, 24.69), noun
 29.44 (33.88, 32.41, 30.58, 27.66, 22.67). No setting is published of slowfast50, which has ViT-L's.
+Nor is any result of V-JEPA, InternVideo2 and VideoPrism, which have ViT-L's, too (configs/thumos.py says why).
 
     python -m tadjax.main --config=configs/epic.py:noun --workdir=RUN
 """
@@ -16,7 +21,7 @@ from tadjax.config.schema import defaults
 
 
 def get_config(variant: str = ""):
-    task, backbone, tiny = common.pick(variant, ("verb", "noun"), ("vitl", "slowfast50"), common.TINY)
+    task, backbone, tiny = common.pick(variant, ("verb", "noun"), ("vitl", "slowfast50", *common.VIT_KIN), common.TINY)
     config = defaults()
     config.data.name = f"epic-kitchens-100-{task}"
     config.data.annotations = f"data/epic/annotations_{task}.json"
@@ -51,4 +56,7 @@ def get_config(variant: str = ""):
         common.other_backbone(config, backbone)
         config.backbone.size = "r50_pyslowfast"
         config.backbone.weights = "weights/slowfast50_epic"
+    if backbone in common.VIT_KIN:
+        common.vit_kin(config, backbone)
+        config.memory.clips_per_group = 4 if backbone in common.LARGE else 0
     return common.tiny(config) if tiny else config

@@ -15,7 +15,8 @@ import operator
 import pathlib
 import pickle
 import zipfile
-from typing import TYPE_CHECKING, Any
+import zlib
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -93,7 +94,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
-    """Opens .pth, .pt, .bin and .safetensors files, the .index.json of a sharded one, and pickles of numpy arrays.
+    """Opens .pth, .pt, .bin, .safetensors and .npz files, the .index.json of a sharded one, pickles of numpy arrays.
 
     WeightsError if the file is absent, truncated, of no such format, or needs pickled code to run.
     """
@@ -104,6 +105,8 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         return _open_sharded(path)
     if path.suffix == ".safetensors":
         return Checkpoint((path,), {"": _open_safetensors(path)})
+    if path.suffix == ".npz":
+        return Checkpoint((path,), {"": _open_npz(path)})
     if (arrays := _open_numpy_pickle(path)) is not None:
         return Checkpoint((path,), {"": arrays})
     groups, others = _open_torch(path)
@@ -160,6 +163,40 @@ def _safetensor(path: pathlib.Path, name: str, entry: Any, start: int, size: int
     if min(begin, *shape, 0) < 0 or end - begin != math.prod(shape) * dtype.itemsize:
         raise WeightsError(f"{path}: {name} is {list(shape)} {entry['dtype']}, but has bytes {begin} to {end}")
     return StoredTensor(shape, dtype, path, start + begin)
+
+
+def _open_npz(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """A numpy archive: a zip of .npy files, which hold a header and the numbers."""
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            for entry in archive.infolist():
+                with archive.open(entry) as stream:
+                    shape, by_column, dtype = _npy_header(stream)
+                    if dtype.hasobject:
+                        raise ValueError(f"{entry.filename} holds Python objects")
+                    offset, array = _start_in_zip(file, entry) + stream.tell(), None
+                    if entry.compress_type != zipfile.ZIP_STORED:
+                        array = np.frombuffer(stream.read(), dtype).reshape(shape, order="F" if by_column else "C")
+                strides = tuple(math.prod(shape[:i]) for i in range(len(shape))) if by_column else None
+                name = entry.filename.removesuffix(".npy")
+                found[name] = StoredTensor(shape, dtype, path, offset, strides, array)
+    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError, zlib.error, NotImplementedError) as error:
+        raise WeightsError(f"{path}: no archive of numpy arrays, or truncated ({first_line(error)})") from error
+    return found
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether columns come first, dtype); the stream then stands at the numbers."""
+    formats = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return formats[np.lib.format.read_magic(stream)](stream)
+
+
+def _start_in_zip(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an entry begin: after its local header, whose name and extra field have their own lengths."""
+    file.seek(entry.header_offset + 26)
+    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return entry.header_offset + 30 + name + extra
 
 
 def _open_torch(path: pathlib.Path) -> tuple[dict[str, dict[str, StoredTensor]], tuple[str, ...]]:

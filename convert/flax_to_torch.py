@@ -4,7 +4,7 @@
     python convert/flax_to_torch.py --input RUN --output model.pth --layout opentad         # a whole detector
 
 What was converted comes back bit by bit in its own layout, tensors that localization does not use included. An --output
-that ends in .safetensors is written in that format.
+that ends in .safetensors or .npz is written in that format.
 """
 
 import pathlib
@@ -29,7 +29,7 @@ import torch
 from absl import logging
 
 from convert import runs
-from convert.files import as_torch
+from convert.files import as_torch, from_torch
 from convert.geometry import geometry
 from convert.layouts import LAYOUTS, Layout
 from convert.mapping import flat, names, plan
@@ -117,7 +117,8 @@ def to_state_dict(stored: Stored, layout: Layout) -> dict[str, torch.Tensor]:
             if "implied" in line and (tensors[line["key"]] == 1).all():
                 del tensors[line["key"]], keys[strip(line["key"], layout)]  # the source leaves it out, too
         tensors |= {key: as_torch(np.array(tensor)) for key, tensor in stored.unused.items()}
-        return {key: tensors[key] for key in keys.values()}  # in the source's order
+        shapes = {line["key"]: line["shape"] for line in stored.info["tensors"]}  # which know a tensor's heads
+        return {key: tensors[key].reshape(shapes[key]) for key in keys.values()}  # in the source's order
     return tensors | dict(_rest(stored, layout, list(tensors)))
 
 
@@ -170,6 +171,9 @@ def _save(tensors: dict[str, torch.Tensor], wrappers: tuple[str, ...], path: pat
         from safetensors.torch import save_file  # installed where it is used; reading needs no library
 
         save_file(tensors, path)
+    elif suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, **{name: from_torch(tensor) for name, tensor in tensors.items()})
     elif wrappers == ("",):
         torch.save(tensors, path)
     else:

@@ -5,8 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tadjax.backbones import BACKBONES
 from tadjax.backbones.i3d import I3d
-from tadjax.backbones.vit import CLIP_STEPS, SIZES
+from tadjax.backbones.vit import CLIP_STEPS
+
+INTERNVIDEO2_PLACES = 16 * 16  # of a frame, in the table of positions of all published files
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -18,8 +21,10 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
     position table, where it has one.
     """
     found = {}
-    if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT
+    if {"backbone/patch_embed/kernel", "backbone/blocks/mlp/fc1/kernel"} <= shapes.keys():  # a ViT or its kin
         found["backbone"] = _backbone(shapes, positions)
+    elif "backbone/spatial_blocks/mlp/fc1/kernel" in shapes:
+        found["backbone"] = _videoprism(shapes)
     elif name := next((name for path, name in _MARKS.items() if path in shapes), None):
         found["backbone"] = dict(name=name, depths=_depths(shapes, name))
     if "adapter/down/kernel" in shapes:
@@ -34,17 +39,39 @@ def geometry(shapes: Shapes, adapter: str, adapted: list[int], positions: int | 
 def _backbone(shapes: Shapes, positions: int | None) -> dict[str, Any]:
     tubelet, patch, _, _, width = shapes["backbone/patch_embed/kernel"]
     depth, _, mlp_width = shapes["backbone/blocks/mlp/fc1/kernel"]
-    found = dict(name="vit", width=width, depth=depth, patch=patch, tubelet=tubelet, mlp_width=mlp_width)
+    name = next((name for path, name in _KIN.items() if path in shapes), "vit")
+    found = dict(name=name, width=width, depth=depth, patch=patch, tubelet=tubelet, mlp_width=mlp_width)
     # The number of heads leaves no trace in any shape: it is that of the published size, else the config's.
-    sizes = [(name, size) for name, size in SIZES.items() if all(found[k] == size[k] for k in size if k != "heads")]
+    own = dict(found, blocks=depth)
+    told = {"width", "depth", "blocks", "patch", "mlp_width"}
+    sizes = [(key, size) for key, size in BACKBONES[name][1].items() if all(own[k] == size[k] for k in told & {*size})]
     found["size"], found["heads"] = (sizes[0][0], sizes[0][1]["heads"]) if sizes else (None, None)
     found["mlp_ratio"] = round(mlp_width / width, 4)
+    if name == "internvideo2" and (shapes["backbone/positions"][0] - 1) % INTERNVIDEO2_PLACES == 0:
+        found["position_frames"] = (shapes["backbone/positions"][0] - 1) // INTERNVIDEO2_PLACES
     if positions is not None:
         found["image"] = math.isqrt(positions // CLIP_STEPS) * patch
     return found
 
 
-# What tells the backbones but ViT apart.
+def _videoprism(shapes: Shapes) -> dict[str, Any]:
+    _, patch, _, _, width = shapes["backbone/patch_embed/kernel"]
+    (spatial, _, mlp_width), temporal = shapes["backbone/spatial_blocks/mlp/fc1/kernel"], "temporal_blocks/norm1/scale"
+    found = dict(name="videoprism", width=width, spatial=spatial, temporal=shapes[f"backbone/{temporal}"][0])
+    found |= dict(patch=patch, mlp_width=mlp_width, table_frames=shapes["backbone/temporal_positions"][0])
+    sizes = BACKBONES["videoprism"][1].items()
+    found["size"] = next((key for key, size in sizes if all(found[k] == size[k] for k in found if k != "name")), None)
+    found["image"] = math.isqrt(shapes["backbone/spatial_positions"][0]) * patch
+    return found
+
+
+# What tells ViT's kin apart.
+_KIN = {
+    "backbone/class_token": "internvideo2",
+    "backbone/video_embed": "vjepa21",
+    "backbone/final_norm/scale": "vjepa2",
+}
+# What tells the backbones of other kinds apart.
 _MARKS = {
     "backbone/stem/conv1a/unit/conv/kernel": "i3d",
     "backbone/stem/space/conv/kernel": "r2plus1d",

@@ -7,13 +7,23 @@ Layout, or a Part of OpenTAD's detectors, which are every backbone with every he
 import dataclasses
 import functools
 
-from convert import backbones, heads
+from convert import backbones, heads, vit_family
 from convert.backbones import BATCH_NORM_DROPS, FC_NORM, MMACTION_VIT, NO_CLASSIFIER, NO_NORM, POSITIONS
 from convert.mapping import Drop, Rule, under
 
 # Top-level keys under which the tensors may lie, the first found is read: OpenTAD evaluates the moving average of the
-# weights; "" is the file itself.
-WRAPPERS = ("state_dict_ema", "state_dict", "model", "module", "model_state", "")
+# weights, as V-JEPA's authors do ("encoder" is what was trained); "" is the file itself.
+WRAPPERS = (
+    "state_dict_ema",
+    "state_dict",
+    "model",
+    "module",
+    "model_state",
+    "ema_encoder",
+    "target_encoder",
+    "encoder",
+)
+WRAPPERS += ("",)
 # Left by data-parallel training and torch.compile, in any layout.
 PARALLEL_PREFIXES = ("module.", "_orig_mod.")
 
@@ -179,6 +189,8 @@ _tsm_release = functools.partial(
 )
 _resnet = functools.partial(Layout, drops=_TSM_DROPS, wrappers=("state_dict",))
 
+_VJEPA_PREFIXES = ("backbone.", "module.", "backbone.")  # the authors take both off wherever they stand
+
 # ---- the layouts, in the order in which a file is held against them -------------------------------------------------
 
 LAYOUTS = (
@@ -215,6 +227,59 @@ LAYOUTS = (
         prefixes=("videomae.",),
         rules=backbones.HUGGINGFACE_VIT,
         drops=backbones.HUGGINGFACE_DROPS,
+    ),
+    Layout(
+        name="vjepa2",
+        title="V-JEPA 2, the authors' files",
+        signature=("patch_embed.proj.weight", "blocks.*.attn.qkv.bias", "norm.weight"),
+        absent=("video_mod_embed", "cls_token", "blocks.*.attn.q_norm.weight", "norms_block.*"),
+        prefixes=_VJEPA_PREFIXES,
+        rules=vit_family.VJEPA2,
+        drops=vit_family.VJEPA2_DROPS,
+        wrappers=("target_encoder",),
+        prefix="module.backbone.",
+    ),
+    Layout(
+        name="vjepa21",
+        title="V-JEPA 2.1, the authors' files",
+        signature=("patch_embed.proj.weight", "blocks.*.attn.qkv.bias", "video_mod_embed", "norms_block.*.weight"),
+        prefixes=_VJEPA_PREFIXES,
+        rules=vit_family.VJEPA21,
+        drops=vit_family.VJEPA21_DROPS,
+        wrappers=("target_encoder",),
+        prefix="module.backbone.",
+    ),
+    Layout(
+        name="vjepa2_hf",
+        title="Hugging Face transformers: V-JEPA 2",
+        signature=("encoder.embeddings.patch_embeddings.proj.weight", "encoder.layer.*.attention*.query.bias"),
+        prefixes=("vjepa2.",),
+        rules=vit_family.VJEPA2_HF,
+        drops=vit_family.VJEPA2_HF_DROPS,
+    ),
+    Layout(
+        name="internvideo2",
+        title="InternVideo2, first stage and distilled",
+        signature=("cls_token", "patch_embed.proj.weight", "blocks.*.attn.q_norm.weight", "blocks.*.ls1.gamma"),
+        prefixes=("backbone.", "encoder."),
+        rules=vit_family.INTERNVIDEO2,
+        drops=vit_family.INTERNVIDEO2_DROPS,
+        wrappers=("module",),
+    ),
+    Layout(
+        name="videoprism",
+        title="VideoPrism, the authors' files",
+        signature=("patch_projection/linear/kernel", "spatial_pos_emb/emb_var", "temporal_ln/scale"),
+        prefixes=("params/", "vision_encoder/"),
+        rules=vit_family.VIDEOPRISM,
+        drops=vit_family.VIDEOPRISM_DROPS,
+        prefix="params/",
+    ),
+    Layout(
+        name="videoprism_hf",
+        title="Hugging Face transformers: VideoPrism",
+        signature=("spatial_embeddings.position_embeddings", "temporal_layers.*.attention.q_proj.weight"),
+        rules=vit_family.VIDEOPRISM_HF,
     ),
     Layout(
         name="r2plus1d",

@@ -16,6 +16,7 @@ Every transform is a bijection of one tensor, so torch -> ours -> torch is bit-i
 import dataclasses
 import fnmatch
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -25,6 +26,13 @@ import numpy as np
 from tadjax.errors import WeightsError
 
 Params = dict[str, Any]  # nested dicts of arrays
+
+HEAD = 64  # channels of each of VideoPrism's heads. A file with others comes back by the shapes that it had
+
+
+def _in_heads(a: np.ndarray) -> np.ndarray:
+    return a.reshape(*a.shape[:-1], -1, math.gcd(HEAD, a.shape[-1]))
+
 
 # name: (torch -> ours, ours -> torch). Torch keeps outputs first, this project channels last.
 TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
@@ -39,6 +47,17 @@ TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.nda
     ),
     "conv3d": (lambda a: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2)),  # <-> [t, h, w, in/g, out]
     "channels5d": (lambda a: a[0, 0, 0, 0], lambda a: a[None, None, None, None]),  # [1, 1, 1, 1, C] <-> [C]
+    "vector": (lambda a: a[0, 0], lambda a: a[None, None]),  # [1, 1, C] <-> [C]
+    "table": (lambda a: a[0], lambda a: a[None]),  # [1, N, C] <-> [N, C]
+    "patches": (  # [p p 3, out], by row, column, colour <-> [1, p, p, 3, out]
+        lambda a: a.reshape(1, math.isqrt(a.shape[0] // 3), -1, 3, a.shape[1]),
+        lambda a: a.reshape(-1, a.shape[-1]),
+    ),
+    "heads": (lambda a: a.reshape(*a.shape[:-2], -1), lambda a: _in_heads(a)),  # [..., heads, d] <-> [..., heads d]
+    "heads_out": (  # [layers, out, heads, d] <-> [layers, heads d, out]
+        lambda a: a.reshape(*a.shape[:2], -1).swapaxes(1, 2),
+        lambda a: _in_heads(a.swapaxes(1, 2)),
+    ),
     "channels": (lambda a: a[0, :, 0], lambda a: a[None, :, None]),  # [1, C, 1] <-> [C]
 }
 # The same for a layer that is the only one of its kind: our array has a leading axis of 1.

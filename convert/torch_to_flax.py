@@ -306,7 +306,7 @@ def list_file(path: str | pathlib.Path) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("convert.torch_to_flax", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", metavar="FILE", help="print what a checkpoint holds, convert nothing")
-    parser.add_argument("--input", help=".pth, .pt, .bin, .safetensors, or the .index.json of a sharded checkpoint")
+    parser.add_argument("--input", help=".pth, .pt, .bin, .safetensors, .npz, the .index.json of a sharded checkpoint")
     parser.add_argument("--output", help="the folder to write; a run's with --config")
     parser.add_argument("--config", help="checks the geometry against this config; a whole detector becomes a run")
     parser.add_argument("--layout", help="skips detection: " + ", ".join(layout.name for layout in LAYOUTS))

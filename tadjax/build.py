@@ -18,6 +18,8 @@ from tadjax.adaptation.unipt import Unipt
 from tadjax.backbones import make_backbone
 from tadjax.backbones.attention import resolve
 from tadjax.backbones.precomputed import Precomputed
+from tadjax.backbones.vit import CLIP_STEPS
+from tadjax.config.backbones import clip_frames
 from tadjax.data.features import feature_folder
 from tadjax.errors import ConfigError
 from tadjax.heads import make_head
@@ -42,12 +44,18 @@ def build(config: Any, classes: int, platform: str | None = None, *, feature_wid
             config.backbone.size,
             dtype,
             image=config.backbone.image,
+            clip_frames=clip_frames(config),
+            position_frames=config.backbone.position_frames,
+            gelu=config.backbone.gelu,
+            layer=config.backbone.layer,
             drop_path_rate=config.backbone.drop_path,
             stream=jnp.dtype(config.memory.stream),
-            attention=resolve(config.memory.attention, platform or jax.default_backend(), dtype),
+            attention=resolve(
+                config.memory.attention, platform or jax.default_backend(), dtype, config.backbone.name == "videoprism"
+            ),
             feature_length=0 if of_snippets else config.window.feature_length,
         )
-        _check_pictures(config, getattr(backbone, "patch", 1))
+        _check_pictures(config, getattr(backbone, "patch", 1), getattr(backbone, "levels", ()))
     head = make_head(_tuples(config.head.to_dict()), classes, dtype)
     options, adapter, beside = config.adaptation, None, None
     if options.method in ("tia", "full_tia", "longlora"):
@@ -64,13 +72,15 @@ def build(config: Any, classes: int, platform: str | None = None, *, feature_wid
     return Localizer(backbone, head, length, adapter, layers, memory, beside, trains_backbone, snippets)
 
 
-def _check_pictures(config: Any, patch: int) -> None:
-    """ConfigError where a picture has not a single patch."""
+def _check_pictures(config: Any, patch: int, levels: tuple[int, ...]) -> None:
+    """ConfigError where a picture has not a single patch or, of V-JEPA 2.1, which has levels, a single row of them."""
     for field, side in (("window.size", config.window.size), ("backbone.image", config.backbone.image)):
         if side < patch:
             raise ConfigError(
                 f"config.{field} = {side}: smaller than the backbone's patches of {patch} x {patch} pixels"
             )
+        if levels and side < 2 * patch:
+            raise ConfigError(f"config.{field} = {side}: vjepa21 needs two rows of patches of {patch} pixels or more")
 
 
 def _tia(options: Any, dtype: Any) -> Tia:
@@ -89,7 +99,9 @@ def _beside(options: Any, backbone: Any, image: int, frames: int) -> Any:
     if options.method == "side":
         return Side(_tia(options, backbone.dtype), options.base)
     if options.method == "losa":
-        return Losa(image=image, frames=frames, dtype=backbone.dtype, **_tuples(options.losa.to_dict()))
+        steps = getattr(backbone, "clip_steps", CLIP_STEPS)
+        given = dict(image=image, frames=frames, clip_steps=steps, dtype=backbone.dtype)
+        return Losa(**given, **_tuples(options.losa.to_dict()))
     if options.method == "unipt":
         return Unipt(options.ratio, backbone.dtype)
     if options.method == "aim":

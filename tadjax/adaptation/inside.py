@@ -121,14 +121,15 @@ def in_clip_groups(stage: Stage, clips_per_group: int) -> Callable:
     if not clips_per_group or not stage.clip_steps:
         return stage.block
 
-    def grouped(params: Any, x: jax.Array, scale: jax.Array | None) -> jax.Array:
-        clips = x.shape[1] // stage.clip_steps
+    def grouped(params: Any, x: Any, scale: jax.Array | None) -> Any:
+        clips = feature_map(x).shape[1] // stage.clip_steps
         if clips % clips_per_group:
             raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
         groups = clips // clips_per_group
-        parts = (split_groups(x, 1, groups), None if scale is None else split_groups(scale, 2, groups))
+        of_clips = jax.tree.map(lambda a: split_groups(a, 1, groups), x)  # the map, and class tokens
+        parts = (of_clips, None if scale is None else split_groups(scale, 2, groups))
         block = jax.checkpoint(lambda part: stage.block(params, *part))
-        return join_groups(jax.lax.map(block, parts), 1)
+        return jax.tree.map(lambda a: join_groups(a, 1), jax.lax.map(block, parts))
 
     return grouped
 

@@ -43,7 +43,7 @@ class Losa:
     """The adapters and their fusion. The fields are those of `config.adaptation` (ablations: the paper's table 4).
 
     width: w, of the taps and of the attention; 0 = about 0.34 C. image: side of the pictures of the pre-training, which
-    give the grids of positions; frames: of a window. Both are needed by `init` alone.
+    give the grids of positions; frames: of a window. Both are needed by `init` alone. clip_steps: of a clip.
     ranges: ("short", "long") or one of them. fusion: Proj of both; without it their plain sum. gate: "zero", "one" and
     "random" (0 to 1) are what learned gates start from; "cosine" is not learned but the similarity of a layer's adapted
     features with F_N, both averaged over time. short_range_clips: clips on either side that the short range reaches;
@@ -54,6 +54,7 @@ class Losa:
     width: int = 0
     image: int = 224
     frames: int = 16
+    clip_steps: int = CLIP_STEPS
     ranges: tuple[str, ...] = RANGES
     fusion: bool = True
     gate: str = "zero"
@@ -184,7 +185,7 @@ class Losa:
 
     def _mask(self, name: str, steps: int, valid: jax.Array | None) -> jax.Array:
         """Which keys a query sees: bool, broadcastable to [B, T' queries, T' keys]."""
-        clip = jnp.arange(steps) // CLIP_STEPS
+        clip = jnp.arange(steps) // self.clip_steps
         mask = jnp.ones((1, steps, steps), bool)
         if name == "short" and self.short_range_clips >= 0:
             mask = (jnp.abs(clip[:, None] - clip) <= self.short_range_clips)[None]

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from tadjax.backbones.vit import feature_map
 
-FRAMES = (1, 16, 32, 32, 3)  # a window small enough to trace, of which every backbone makes a step or more
+PICTURE = (32, 32, 3)  # small enough to trace, but every backbone has a place or more
+FRAMES = 16  # of a window of which every backbone makes a step or more; where clips are longer, a clip
 
 
 def depth(stacked: Any) -> int:
@@ -59,8 +60,9 @@ class Outline(NamedTuple):
     shape: tuple[int, ...]
 
 
-def outline(backbone: Any, frames: tuple[int, ...] = FRAMES) -> list[Outline]:
-    """The stages of a backbone, for frames of a shape; traced, nothing is computed."""
+def outline(backbone: Any, frames: tuple[int, ...] = ()) -> list[Outline]:
+    """The stages of a backbone, for frames of a shape, () some; traced, nothing is computed."""
+    frames = frames or (1, max(FRAMES, getattr(backbone, "clip_frames", FRAMES)), *PICTURE)
 
     def run(frames: jax.Array) -> list[jax.Array]:
         params = backbone.init(jax.random.key(0))

@@ -196,8 +196,10 @@ def _scan(stage: Stage, layers: range, x: Any, given: Any, of_layer: Callable) -
 
     def step(x: Any, layer: tuple) -> tuple[Any, Any]:
         index, given = layer
-        x = stage.block(stage.whole(pick_layer(stage.params, index)), x, None)
-        return x, of_layer(feature_map(x), given)
+        params = stage.whole(pick_layer(stage.params, index))
+        x = stage.block(params, x, None)
+        seen = feature_map(x)
+        return x, of_layer(seen if stage.seen is None else stage.seen(params, seen), given)
 
     if len(layers) == 1:  # it may change x's shape, which no scan can carry
         x, result = step(x, (layers.start, jax.tree.map(lambda a: a[0], given)))

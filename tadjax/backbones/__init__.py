@@ -3,11 +3,15 @@
 import dataclasses
 from typing import Any
 
-from tadjax.backbones import i3d, r2plus1d, slowfast, swin, tsm, vit
+from tadjax.backbones import i3d, internvideo2, r2plus1d, slowfast, swin, tsm, videoprism, vit, vjepa
 
 # config.backbone.name: (class, {config.backbone.size: arguments}); tadjax/config/backbones.py has the names.
 BACKBONES = {
     "vit": (vit.Vit, vit.SIZES),
+    "vjepa2": (vjepa.VJepa, vjepa.SIZES),
+    "vjepa21": (vjepa.VJepa, vjepa.SIZES_21),
+    "internvideo2": (internvideo2.InternVideo2, internvideo2.SIZES),
+    "videoprism": (videoprism.VideoPrism, videoprism.SIZES),
     "slowfast": (slowfast.SlowFast, slowfast.SIZES),
     "swin": (swin.Swin, swin.SIZES),
     "tsm": (tsm.Tsm, tsm.SIZES),

@@ -3,13 +3,24 @@
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from tadjax.config import recipes
-from tadjax.config.backbones import BACKBONE_SIZES, BESIDE, CLIP_FRAMES, DROP_PATH, ONLY_VIT, STEP_FRAMES
+from tadjax.config.backbones import (
+    BACKBONE_SIZES,
+    BESIDE,
+    CLIP_FRAMES,
+    CLIP_TUBELETS,
+    DROP_PATH,
+    KIN,
+    ONLY_VIT,
+    STEP_FRAMES,
+    clip_frames,
+)
 from tadjax.config.rules import Field, is_number, one_of, path
 from tadjax.config.schema import FIELDS, MAY_CHANGE
 from tadjax.errors import ConfigError, did_you_mean, similar
@@ -82,6 +93,7 @@ def check_overrides(argv: list[str]) -> None:
             raise ConfigError(f"--config: No such file or directory: {str(path)!r}" + (f"; {hint}" if hint else ""))
 
 
+HOST_FRAMES = 16  # that wait in the host's memory together (tadjax/adaptation/host_frames.py)
 LOADING_ERRORS = (AttributeError, OSError, SyntaxError, NameError, TypeError, ValueError)
 
 
@@ -241,30 +253,47 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
     if size not in BACKBONE_SIZES[name]:
         rule = one_of(*BACKBONE_SIZES[name], what=f"the sizes of {name}")
         yield f"config.backbone.size = {size!r}: {rule.problem(size)}"
-    if name in CLIP_FRAMES and frames % CLIP_FRAMES[name]:
-        yield f"config.window.{field} = {frames} is no multiple of {CLIP_FRAMES[name]}, the frames of one clip"
+    if config.backbone.clip_frames % CLIP_TUBELETS.get(name, sys.maxsize):
+        yield f"config.backbone.clip_frames = {config.backbone.clip_frames}: " + (
+            f"{name} takes a multiple of {CLIP_TUBELETS[name]}" if name in CLIP_TUBELETS else f"{name} has its own; 0"
+        )
+    if name != "internvideo2":
+        for option, default in {"position_frames": 8, "gelu": "tanh", "layer": -1}.items():
+            if config.backbone[option] != default:
+                value = config.backbone[option]
+                yield f"config.backbone.{option} = {value!r} is for internvideo2; set it to {default!r}"
+    clip = clip_frames(config)
+    if clip and frames % clip:
+        yield f"config.window.{field} = {frames} is no multiple of {clip}, the frames of one clip"
     elif snippets and groups and window.feature_length % groups:
         yield (
             f"config.memory.clips_per_group = {groups}: the {window.feature_length} snippets of a window are no whole "
             "number of groups"
         )
-    elif not snippets and name in CLIP_FRAMES and groups and frames // CLIP_FRAMES[name] % groups:
+    elif not snippets and clip and groups and frames // clip % groups:
         yield (
-            f"config.memory.clips_per_group = {groups}: the {frames // CLIP_FRAMES[name]} clips of "
-            f"config.window.frames = {frames} are no whole number of groups"
+            f"config.memory.clips_per_group = {groups}: the {frames // clip} clips of config.window.frames = {frames} "
+            "are no whole number of groups"
         )
-    if config.memory.frames == "host" and (name != "vit" or snippets or config.adaptation.method not in BESIDE):
+    if config.memory.frames == "host" and (name not in KIN or snippets or config.adaptation.method not in BESIDE):
         yield (
             "config.memory.frames = 'host' is for methods that fetch a group of clips at a time: config.adaptation."
-            f"method {', '.join(BESIDE)}, of a vit, in the frame representation; set it to 'device'"
+            f"method {', '.join(BESIDE)}, of {', '.join(KIN)}, in the frame representation; set it to 'device'"
         )
-    if name == "vit" and config.memory.attention == "cudnn" and config.dtype == "float32":
-        yield "config.memory.attention = 'cudnn' takes no float32: set config.dtype = 'bfloat16', or take 'auto'"
-    clip = config.mesh.clip
-    if clip > 1 and not snippets and name in CLIP_FRAMES and frames // CLIP_FRAMES[name] % clip:
+    elif config.memory.frames == "host" and (groups * clip % HOST_FRAMES or frames % HOST_FRAMES):
         yield (
-            f"config.mesh.clip = {clip}: the {frames // CLIP_FRAMES[name]} clips of config.window.frames = {frames} "
-            "cannot be shared out evenly"
+            f"config.memory.frames = 'host': groups of {groups} clips of {clip} frames; it takes whole {HOST_FRAMES}s "
+            "of frames"
+        )
+    if name == "videoprism" and config.memory.attention == "cudnn":
+        yield "config.memory.attention = 'cudnn' has no capped logits, as videoprism needs them: take 'auto'"
+    if name in KIN and config.memory.attention == "cudnn" and config.dtype == "float32":
+        yield "config.memory.attention = 'cudnn' takes no float32: set config.dtype = 'bfloat16', or take 'auto'"
+    shares = config.mesh.clip
+    if shares > 1 and not snippets and clip and frames // clip % shares:
+        yield (
+            f"config.mesh.clip = {shares}: the {frames // clip} clips of config.window.frames = {frames} cannot be "
+            "shared out evenly"
         )
     if name in STEP_FRAMES and frames % STEP_FRAMES[name]:
         yield f"config.window.{field} = {frames} is no multiple of {STEP_FRAMES[name]}, as {name} needs it"
@@ -282,7 +311,7 @@ def _of_backbone(config: ConfigDict) -> Iterator[str]:
     if snippets and config.mesh.clip != 1:
         yield f"config.mesh.clip = {config.mesh.clip}: snippets are spread over data alone; it must be 1"
     if name != "vit" and config.adaptation.base != "last":
-        yield f"config.adaptation.base = {config.adaptation.base!r}: layers of {name} differ in width; set it to 'last'"
+        yield f"config.adaptation.base = {config.adaptation.base!r}: for the blocks of a vit; set it to 'last'"
     if name not in CLIP_FRAMES and config.adaptation.losa.short_range_clips >= 0:
         yield f"config.adaptation.losa.short_range_clips: {name} has no clips, it sees the whole window; set it to -1"
 

@@ -84,7 +84,7 @@ def rules_of(config: Any, sampling: Sampling, width: int, weights: str) -> dict[
     return {
         "format": FORMAT,
         "rule": _in_words(sampling),
-        "backbone": {name: config.backbone[name] for name in ("name", "size", "image")},
+        "backbone": _of_backbone(config.backbone),
         "weights_sha256": weights,
         "representation": config.window.representation,
         "snippet_frames": sampling.snippet_frames,
@@ -100,6 +100,13 @@ def rules_of(config: Any, sampling: Sampling, width: int, weights: str) -> dict[
         "dtype": config.features.dtype,
         "layout": "time_first",
     }
+
+
+def _of_backbone(backbone: Any) -> dict[str, Any]:
+    """What it is, and those of its options that are set."""
+    usual = {"clip_frames": 0, "position_frames": 8, "gelu": "tanh", "layer": -1}
+    options = {name: backbone[name] for name, value in usual.items() if backbone[name] != value}
+    return {name: backbone[name] for name in ("name", "size", "image")} | options
 
 
 def _in_words(sampling: Sampling) -> str:

@@ -23,7 +23,10 @@ AXES = ("data", "clip", "fsdp")
 # Parameters, and all that has their paths within a state (EMA, optimizer): the first pattern that matches the end of a
 # path names the axes of the array's last dimensions. Adapters and heads are small: every device has all of them.
 RULES = (
-    (r"backbone/(blocks|stage\d+|layer\d+)/.*kernel", ("fsdp",)),  # [..., inputs, outputs], gathered layer by layer
+    (
+        r"backbone/((\w+_)?blocks|stage\d+|layer\d+)/.*kernel",
+        ("fsdp",),
+    ),  # [..., inputs, outputs], gathered layer by layer
     (r"backbone/.*", ()),  # embedding, norms, biases
     (r"adapter/.*", ()),
     (r"head/.*", ()),

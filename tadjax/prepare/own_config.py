@@ -67,7 +67,9 @@ def choose_backbone(wanted: str, machine: Machine) -> Backbone:
 
     geometry = read_geometry(wanted).get("backbone", {})
     for size, facts in SIZES.items():
-        if all(geometry.get(name) == facts[name] for name in ("width", "depth", "patch")):
+        if geometry.get("name") == "vit" and all(
+            geometry.get(name) == facts[name] for name in ("width", "depth", "patch")
+        ):
             return Backbone(size, wanted, geometry.get("image", 224))
     raise DataError(f"--backbone={wanted}: holds no weights of a vit ({geometry}); set config.backbone yourself")
 

@@ -30,7 +30,7 @@ import numpy as np
 from tadjax.adaptation import host_frames
 from tadjax.build import build
 from tadjax.config import checks as configs
-from tadjax.config.backbones import CLIP_FRAMES
+from tadjax.config.backbones import clip_frames
 from tadjax.data.features import feature_folder
 from tadjax.data.records import sampling_of, usual_canvas
 from tadjax.errors import first_line
@@ -336,7 +336,7 @@ def _remedies(config: Any, numbers: dict[str, Any]) -> list[str]:
     evaluation = numbers.get("too_large") == "evaluation"
     if evaluation or numbers.get("evaluation_bytes_per_chip", 0) > numbers.get("training_bytes_per_chip", 0):
         ways.append("config.evaluation.batch_size=1 (it is evaluation that needs the most)")
-    if not memory.clips_per_group and config.backbone.name in CLIP_FRAMES:
+    if not memory.clips_per_group and clip_frames(config):
         ways.append("config.memory.clips_per_group=8 (costs next to nothing)")
     if config.data.device_batches:
         ways.append("config.data.device_batches=0 (the devices wait while a batch moves there)")
@@ -347,7 +347,7 @@ def _remedies(config: Any, numbers: dict[str, Any]) -> list[str]:
         if not memory.remat.startswith("nested"):
             ways.append("config.memory.remat=nested (a third more operations)")
         ways.append("config.memory.remat=offload (block inputs in host memory)")
-    if method in ("side", "losa") and memory.frames != "host" and config.backbone.name in CLIP_FRAMES:
+    if method in ("side", "losa") and memory.frames != "host" and clip_frames(config):
         ways.append("config.memory.frames=host (windows in host memory, a group of clips at a time on the device)")
     if config.optim.batch_size > config.optim.accumulate:
         ways.append("config.optim.accumulate higher (one window at a time)")

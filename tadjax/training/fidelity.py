@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tadjax.config.backbones import CLIP_FRAMES
+from tadjax.config.backbones import clip_frames
 
 CYCLE = ("s", "t", "st")
 SCHEDULES = {
@@ -78,7 +78,7 @@ def at(config: Any, name: str) -> Any:
     window.size = side(config.window.size / r_s)
     window.short_side = round(config.window.short_side * window.size / config.window.size)
     head.gtad.durations = max(head.gtad.durations // r_t, 1)
-    clips = window.frames // CLIP_FRAMES.get(config.backbone.name, 1)
+    clips = window.frames // (clip_frames(config) or 1)
     clips = window.feature_length if window.representation == "snippet" else clips
     memory.clips_per_group = math.gcd(memory.clips_per_group, clips) if memory.clips_per_group else 0
     return low

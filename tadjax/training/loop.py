@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from tadjax import ending
-from tadjax.backbones.vit import Vit
+from tadjax.backbones.vit import Clips
 from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.data.dataset import Dataset
@@ -367,7 +367,7 @@ def describe(state: TrainState, config: Any, localizer: Localizer, records: int,
     frozen = sum(leaf.size for leaf in jax.tree.leaves(state.frozen)) + counts.pop(HELD, 0)
     trained = ", ".join(f"{group} {count:,}" for group, count in counts.items())
     start = f", resuming at step {step:,}" if step else ""
-    attention = f"; attention: {localizer.backbone.attention}" if isinstance(localizer.backbone, Vit) else ""
+    attention = f"; attention: {localizer.backbone.attention}" if isinstance(localizer.backbone, Clips) else ""
     return (
         f"{config.data.name}: {records} windows, {epoch} steps an epoch, {config.optim.epochs} epochs{start}\n"
         f"trained parameters: {trained}; frozen: {frozen:,}; devices: {jax.device_count()} {jax.default_backend()}"

@@ -19,7 +19,7 @@ HELD = "held"  # no gradient reaches it, and no decay
 # The first pattern that matches a parameter's path names its group. Every trained parameter must be covered.
 GROUPS = (
     (r"adapter/.*", "adapter"),
-    (r"backbone/(?!blocks/)(.*/)?norm\d?/.*", HELD),
+    (r"backbone/(?!(\w+_)?blocks/)(.*/)?norm\d?/.*", HELD),
     (r"backbone/.*", "backbone"),
     (r"head/(.*/)?kernel", "head_decay"),
     (r"head/.*", "head_no_decay"),

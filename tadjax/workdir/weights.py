@@ -37,6 +37,8 @@ _CONFIG_FIELDS = (
     (r"head/regression/out/(kernel:2|bias:0)", "config.head.tridet.bins"),
     (r"head/regression/scale:0", "config.head.convs and config.head.regression_ranges"),
     (r"head/.*", "config.head.width"),
+    (r"backbone/positions:0", "config.backbone.position_frames or config.backbone.image"),
+    (r"backbone/(spatial|temporal)_positions:0", "config.backbone.image or config.backbone.size"),
     (r"backbone/.*", "config.backbone.size"),
 )
 # The same for a parameter that only one of the two has.

@@ -1,4 +1,4 @@
-"""Adapters inside and beside backbones whose stages differ in width and time, against plain code, layer after layer."""
+"""Adapters inside and beside backbones of several stages and ViT's kin, against plain code, layer after layer."""
 
 import functools
 
@@ -19,7 +19,8 @@ from tadjax.workdir import weights
 from tests.adaptation import tiny
 from tests.backbones.test_contract import params_of
 
-NAMES = ("slowfast", "swin", "tsm", "r2plus1d")
+KIN = ("vjepa2", "vjepa21", "internvideo2", "videoprism")
+NAMES = ("slowfast", "swin", "tsm", "r2plus1d", *KIN)
 FRAMES = np.random.default_rng(0).integers(0, 256, (1, 16, 32, 32, 3), np.uint8)
 TIA, SIDE, LOSA = Tia(), Side(Tia()), Losa(width=8, image=48, frames=16)
 LAYERS = {"tia": (1, 2, 4), "side": (0, 2, 4), "losa": (0, 2, 3)}  # of 5; LoSA's without the last
@@ -61,26 +62,26 @@ def plain_tia(backbone, params, given):
             x = stage.block(jax.tree.map(lambda a, i=i: a[i], stage.params), x, None)
             if layer in adapters:
                 y = feature_map(x) + TIA.apply({"params": adapters[layer]}, feature_map(x))
-                x = (y, x[1]) if isinstance(x, tuple) else y
+                x = (y, *x[1:]) if isinstance(x, tuple) else y
             layer += 1
     return backbone.pool(x)
 
 
 def plain_side(backbone, params, given):
-    outputs = tiny.layer_outputs(backbone, params, FRAMES)
-    y = backbone.pool(outputs[-1])
+    outputs = tiny.seen_outputs(backbone, params, FRAMES)
+    y = backbone.pool(tiny.layer_outputs(backbone, params, FRAMES)[-1])
     for layer, adapter in one_layer(params, given, "side", backbone).items():
-        x = TIA.clone(width=backbone.width).apply({"params": adapter}, feature_map(outputs[layer]))
+        x = TIA.clone(width=backbone.width).apply({"params": adapter}, outputs[layer])
         y = y + resize_in_time(x.mean((2, 3)), y.shape[1])
     return y
 
 
 def plain_losa(backbone, params, given):
-    outputs = tiny.layer_outputs(backbone, params, FRAMES)
-    f_n, taps = backbone.pool(outputs[-1]), []
+    outputs = tiny.seen_outputs(backbone, params, FRAMES)
+    f_n, taps = backbone.pool(tiny.layer_outputs(backbone, params, FRAMES)[-1]), []
     times = one_layer(params, given["time"], "losa", backbone) if "time" in given else {}
     for layer, conv in one_layer(params, given["conv"], "losa", backbone).items():
-        f = LOSA.convolve(conv, feature_map(outputs[layer]))
+        f = LOSA.convolve(conv, outputs[layer])
         taps.append(times[layer] @ f if layer in times else f)
     return LOSA.fuse(given, jnp.stack(taps[:-1]), taps[-1], f_n, None)
 
@@ -118,7 +119,7 @@ def reference(name):
 
 
 SLOW = pytest.mark.slow
-SOME = ("slowfast", *(pytest.param(name, marks=SLOW) for name in ("swin", "tsm", "r2plus1d")))
+SOME = ("slowfast", *(pytest.param(name, marks=SLOW) for name in NAMES[1:]))
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from tadjax.backbones.vit import Vit
+from tadjax.backbones.vit import Vit, feature_map
 
 BACKBONE = Vit(width=24, depth=5, heads=2, patch=16, mlp_width=48)
 CLIPS = 4
@@ -53,6 +53,18 @@ def layer_outputs(backbone, params: dict, frames: jax.Array) -> list[jax.Array]:
         for i in range(jax.tree.leaves(stage.params)[0].shape[0]):
             x = stage.block(jax.tree.map(lambda a, i=i: a[i], stage.params), x, None)
             outputs.append(jax.lax.stop_gradient(x))
+    return outputs
+
+
+def seen_outputs(backbone, params: dict, frames: jax.Array) -> list[jax.Array]:
+    """`layer_outputs`, as a method beside the backbone sees them."""
+    outputs, layer = layer_outputs(backbone, params, frames), 0
+    for stage in backbone.stages(params):
+        for i in range(jax.tree.leaves(stage.params)[0].shape[0]):
+            x = feature_map(outputs[layer])
+            of_layer = jax.tree.map(lambda a, i=i: a[i], stage.params)
+            outputs[layer] = x if stage.seen is None else stage.seen(of_layer, x)
+            layer += 1
     return outputs
 
 

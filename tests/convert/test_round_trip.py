@@ -44,11 +44,14 @@ def test_every_tensor_of_every_layout_comes_back_bit_by_bit(case, tmp_path):
     assert_same(contents(load(tmp_path / f"back_{name}")), contents(content))
 
 
-# Round trips of these are in test_other_backbones.py and test_i3d.py, and of OpenTAD's detectors in test_detectors.py.
+# Round trips of these are in test_other_backbones.py, test_i3d.py and test_vit_family.py, and of OpenTAD's detectors in
+# test_detectors.py.
 ELSEWHERE = {"r2plus1d", "tsm_r18", "tsm_r50", "tsm_r18_release", "tsm_r50_release", "slowfast", "pyslowfast", "swin"}
-ELSEWHERE |= {"resnet18", "resnet50", "i3d", "i3d_port"} | {
-    layout.name for layout in LAYOUTS if layout.name.startswith("opentad_")
-}
+ELSEWHERE |= (
+    {"resnet18", "resnet50", "i3d", "i3d_port", "vjepa2", "vjepa21", "vjepa2_hf", "internvideo2", "videoprism"}
+    | {"videoprism_hf"}
+    | {layout.name for layout in LAYOUTS if layout.name.startswith("opentad_")}
+)
 
 
 def test_all_layouts_are_covered():

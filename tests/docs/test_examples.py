@@ -10,9 +10,9 @@ import types
 import pytest
 
 from tadjax.backbones import BACKBONES
+from tadjax.build import build
 from tadjax.config.checks import check
 from tadjax.heads import HEADS
-from tadjax.build import build
 from tadjax.parallel import mesh as meshes
 from tadjax.prepare import __main__ as prepare
 from tadjax.prepare.publishers import CONVERTERS

@@ -13,7 +13,7 @@ import numpy as np
 from convert.files import Checkpoint, StoredTensor
 from convert.layouts import Layout
 from convert.mapping import to_flax, to_torch
-from convert.torch_to_flax import prepare, recognise
+from convert.torch_to_flax import Conversion, prepare, recognise
 from tadjax.workdir import weights
 from tests.golden.compare import Row
 
@@ -109,22 +109,36 @@ def gradients(
         yield Row(f"grad/{key}", got[key], want, atol=2e-5 * float(np.abs(want).max()))
 
 
-def key_list(path: pathlib.Path, name: str, listed: dict[str, list], layout: str, backbone: Any) -> Iterator[Row]:
-    """Names and shapes of a real model: each tensor is one of our parameters or dropped with a reason; none is left."""
+def listed_conversion(path: pathlib.Path, listed: dict[str, list]) -> Conversion:
+    """What becomes of a model of which only names and shapes are known; raises if any tensor is unknown or missing."""
     tensors = {}
     for key, (shape, dtype) in listed.items():
         array = np.broadcast_to(np.zeros((), dtype), shape)
         tensors[key] = StoredTensor(tuple(shape), np.dtype(dtype), path, array=array)
-    conversion = prepare(recognise(Checkpoint((path,), {"state_dict": tensors})))  # raises if any is unknown or missing
-    yield Row(f"{name}: layout is {layout}", np.array(conversion.source.layout.name == layout), np.array(True))
+    return prepare(recognise(Checkpoint((path,), {"state_dict": tensors})))
+
+
+def key_list(path: pathlib.Path, name: str, listed: dict[str, list], layout: str, backbone: Any) -> Iterator[Row]:
+    """Names and shapes of a real model: each tensor is one of our parameters or dropped with a reason; none is left."""
+    conversion = listed_conversion(path, listed)
     yield Row(f"{name}: depths", np.array(conversion.geometry["backbone"]["depths"]), np.array(backbone.depths))
+    yield from listed_rows(conversion, name, listed, layout, backbone)
+
+
+def listed_rows(
+    conversion: Conversion, name: str, listed: dict[str, list], layout: str, backbone: Any
+) -> Iterator[Row]:
+    """`key_list`, of what was made of the list."""
+    tensors = {key: conversion.source.tensors[name] for name, key in conversion.source.keys.items() if key in listed}
+    yield Row(f"{name}: layout is {layout}", np.array(conversion.source.layout.name == layout), np.array(True))
     wanted = weights.shapes(jax.eval_shape(lambda: {"backbone": backbone.init(jax.random.key(0))}))
     yield Row(f"{name}: parameters on one side only", np.array(len({*wanted} ^ {*conversion.shapes})), 0)
     for parameter in sorted(wanted):
         got = np.array(conversion.shapes.get(parameter, ()))
         yield Row(f"{name}: shape of {parameter}", got, np.array(wanted[parameter]))
-    implied = [key for key in conversion.report.mapped if key not in tensors]  # ones, which the file leaves out
-    dropped = sum(int(np.prod(tensors[key].shape)) for key in conversion.report.dropped)
+    # Ones, which the file leaves out.
+    implied = [key for key in conversion.report.mapped if conversion.source.keys[key] not in tensors]
+    dropped = sum(int(np.prod(conversion.source.tensors[key].shape)) for key in conversion.report.dropped)
     ours = sum(int(np.prod(shape)) for shape in wanted.values())
     ours -= sum(int(np.prod(conversion.source.tensors[key].shape)) for key in implied)
     listed_elements = sum(int(np.prod(tensor.shape)) for tensor in tensors.values())

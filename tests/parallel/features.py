@@ -19,6 +19,7 @@ from tadjax.adaptation.petl import Aim, ShiftedAttention, StAdapter
 from tadjax.adaptation.side import Side
 from tadjax.adaptation.tia import Tia
 from tadjax.adaptation.unipt import Unipt
+from tadjax.backbones import make_backbone
 from tadjax.backbones.i3d import I3d
 from tadjax.backbones.r2plus1d import R2plus1d
 from tadjax.backbones.slowfast import SlowFast
@@ -45,7 +46,19 @@ def slowfast(**fields) -> Localizer:
     return Localizer(backbone, NO_HEAD, feature_length=20, **fields)
 
 
+def kin(name: str, **fields) -> Localizer:
+    backbone = make_backbone(name, "tiny", np.float32, drop_path_rate=0.2)
+    return Localizer(backbone, NO_HEAD, feature_length=20, **fields)
+
+
 CASES = {
+    "V-JEPA 2": kin("vjepa2", adapter=Tia(6), layers=(1, 2, 4), memory=Memory("nested", 1)),
+    "V-JEPA 2.1": kin("vjepa21", beside=Side(Tia(6)), layers=(0, 1, 4), memory=Memory(clips_per_group=1)),
+    "InternVideo2": kin("internvideo2", adapter=Tia(6), layers=(1, 2, 4), memory=Memory("offload", 1)),
+    "InternVideo2, losa": kin("internvideo2", beside=Losa(width=8, image=28, frames=64, clip_steps=8), layers=(0, 3)),
+    "VideoPrism": kin("videoprism", adapter=Tia(6), layers=(1, 2, 3, 4), memory=Memory("nested", 1)),
+    "full fine-tuning of VideoPrism": kin("videoprism", trains_backbone=True),
+    "full fine-tuning of V-JEPA 2.1": kin("vjepa21", trains_backbone=True),
     "full fine-tuning, kernel longer than a shard": vit(adapter=Tia(6, kernel=(21, 1, 1)), trains_backbone=True),
     "block inputs in host memory": vit(adapter=Tia(6, kernel=(3, 3, 3)), memory=Memory("offload")),
     "attention over time in shifted groups": vit(adapter=ShiftedAttention(2, group_steps=8)),

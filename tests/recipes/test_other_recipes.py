@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.common import OTHER_BACKBONES
+from configs.common import LARGE, OTHER_BACKBONES, VIT_KIN
 from tadjax.build import build
 from tadjax.config import checks as configs
 from tadjax.training.optimizer import HELD, labels, path_of
@@ -136,3 +136,31 @@ def test_other_data_sets_have_slowfast(file, variant, size):
     configs.check(config)
     assert (config.backbone.name, config.backbone.size, config.backbone.drop_path) == ("slowfast", size, 0.0)
     assert config.adaptation.method == "tia"
+
+
+@pytest.mark.parametrize("word", VIT_KIN)
+def test_words_of_vits_kin_are_adatads_settings_with_another_backbone(word):
+    """In every file and with every method: nothing differs from the ViT's but the backbone, and what its memory and its
+    patches ask for."""
+    large = word in LARGE
+    of = {
+        "thumos": ("", "side", "frozen", "finetune", "1536x224", "side,1536x224", "1024x224"),
+        "anet": ("", "224", "frozen", "finetune"),
+        "epic": ("", "noun"),
+        "ego4d": ("",),
+    }
+    free = ("backbone.", "memory.clips_per_group", "window.size", "window.short_side", "adaptation.layers")
+    for file, variants in of.items():
+        for variant in variants:
+            config = load(ROOT / "configs" / f"{file}.py", f"{word},{variant}")
+            configs.check(config)
+            configs.check(load(ROOT / "configs" / f"{file}.py", f"{word},{variant},tiny"))
+            words = "vitg" if large and file in ("thumos", "anet") else "vitl"
+            vit = load(ROOT / "configs" / f"{file}.py", f"{words},{variant}")
+            got, want = dict(configs.fields(config)), dict(configs.fields(vit))
+            assert {name for name in want if got[name] != want[name] and not name.startswith(free)} == set()
+            name, size, depth = VIT_KIN[word]
+            assert (config.backbone.name, config.backbone.size) == (name, size)
+            if config.adaptation.layers:
+                assert config.adaptation.layers == (depth // 2, depth - 1)
+    assert build(load(ROOT / "configs" / "thumos.py", word), 20, "cpu").backbone.depth == depth

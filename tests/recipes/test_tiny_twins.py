@@ -41,6 +41,8 @@ SLOW = (
     "thumos_vits_side",
 )
 OTHER_BACKBONES = ("slowfast50", "swinb", "slowfast50,side", "swint,finetune")  # of thumos.py
+OTHER_BACKBONES += ("vjepa2_l", "vjepa21_b,side", "vjepa2_g,frozen", "vjepa21_G,finetune")
+OTHER_BACKBONES += ("internvideo2_1b", "internvideo2_b,side", "videoprism_l", "videoprism_b,finetune")
 TWINS = [
     *(pytest.param(path, "", marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in FILES),
     *(

@@ -27,9 +27,19 @@ BACKBONE = Section(
     drop_path=Field(
         0.1,
         "stochastic depth of the last layer, rising linearly from 0 at the first; frozen layers have it too, as "
-        "published. Only vit and swin have it",
+        "published. Only vit, its kin and swin have it",
         within(0, 0.9),
     ),
+    clip_frames=Field(
+        0,
+        "frames of a clip, all of whose tokens see each other; 0 takes what the weights were trained with: 16 of vit "
+        "(which has no other), of vjepa2 and vjepa21 (which also saw 64), 8 of internvideo2, 16 of videoprism b and "
+        "8 of l",
+        within(0),
+    ),
+    position_frames=Field(8, "internvideo2: frames of its table of positions; 16 in files named f16", positive),
+    gelu=Field("tanh", "internvideo2: its GELU (tadjax/backbones/internvideo2.py)", one_of("tanh", "erf")),
+    layer=Field(-1, "internvideo2: the last layer that is run, counted from the end"),
     weights=Field("", "folder of converted weights (convert/torch_to_flax.py)", path, may_change=True),
     random_init=Field(False, "True: start from random weights, without backbone.weights"),
 )
