@@ -179,7 +179,7 @@ def decide_classes(config: Any) -> tuple[str, ...]:
         return read_built(config.data.tfds).classes
     for field, path in (("annotations", config.data.annotations), ("classes", config.data.classes)):
         if path and not pathlib.Path(path).exists():
-            raise DataError(f"config.data.{field}: {path} does not exist; README.md (Data) says what to put there")
+            raise DataError(f"config.data.{field}: {path} does not exist; docs/data.md says what to put there")
     if not config.data.annotations:
         raise ConfigError("config.data.annotations is empty: give the data set's JSON file")
     return load_annotations(config.data.annotations, config.data.train_subset, config.data.classes or None).classes
