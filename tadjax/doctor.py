@@ -50,7 +50,7 @@ from tadjax.workdir import weights
 
 GIB = 2**30
 OLDEST_PYTHON = (3, 11)
-FEATURES = "python -m tadjax.main --config=... --mode=extract makes one; published sets (README.md, Features) go there"
+FEATURES = "python -m tadjax.main --config=... --mode=extract makes one; published sets (docs/data.md) go there"
 COMMAND = "python -m tadjax.doctor --config=..."
 MARKS = {True: "ok   ", False: "WRONG", None: "     "}
 
@@ -286,7 +286,7 @@ def classifier(dataset: Dataset) -> Iterator[Finding]:
         for video in videos:
             found.of_video(video.name)
     except TadjaxError as error:
-        yield Finding(False, str(error), "--config.classifier.path=FILE (README.md, Data, says which), or '' for none")
+        yield Finding(False, str(error), "--config.classifier.path=FILE (docs/data.md says which), or '' for none")
         return
     text = f"video classifier {path} ({digest(path)}): {len(found.classes)} classes, scores of all {len(videos)} videos"
     yield Finding(True, text)

@@ -187,4 +187,4 @@ class Dataset:
 
 
 def _absent(field: str, path: str) -> DataError:
-    return DataError(f"config.data.{field}: {path} does not exist; README.md (Data) says what to put there")
+    return DataError(f"config.data.{field}: {path} does not exist; docs/data.md says what to put there")

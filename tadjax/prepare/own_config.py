@@ -151,7 +151,7 @@ def _machine_lines(model: Backbone, machine: Machine, frames: int) -> list[str]:
     lines += [
         f"config.data.workers = {max(1, min(8, machine.cores - 1))}",
         f"config.backbone.size = {model.size!r}",
-        f"config.backbone.weights = {model.weights!r}  # README.md says how published weights are converted",
+        f"config.backbone.weights = {model.weights!r}  # docs/weights.md says how published weights are converted",
         f"config.backbone.image = {model.image}",
         f"config.window.short_side, config.window.size = {short_side}, {size}",
     ]

@@ -46,11 +46,14 @@ def desk(tmp_path_factory, small_data) -> pathlib.Path:
 
 
 @pytest.fixture
-def at_the_desk(desk, monkeypatch) -> pathlib.Path:
-    """The examples' folder; what they add to the project's tables is taken off again."""
-    monkeypatch.chdir(desk)
+def at_the_desk(desk, tmp_path, monkeypatch) -> pathlib.Path:
+    """A folder of its own for each page; what examples add to the project's tables is taken off again."""
+    for name in ("match.mp4", "runs/vitg", "data/mine"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(desk / name)
+    monkeypatch.chdir(tmp_path)
     before = [dict(table) for table in TABLES]
-    yield desk
+    yield tmp_path
     for table, kept in zip(TABLES, before, strict=True):
         table.clear()
         table.update(kept)
