@@ -67,9 +67,8 @@ def choose_backbone(wanted: str, machine: Machine) -> Backbone:
 
     geometry = read_geometry(wanted).get("backbone", {})
     for size, facts in SIZES.items():
-        if geometry.get("name") == "vit" and all(
-            geometry.get(name) == facts[name] for name in ("width", "depth", "patch")
-        ):
+        alike = all(geometry.get(name) == facts[name] for name in ("width", "depth", "patch"))
+        if alike and geometry.get("name", "vit") == "vit":  # V-JEPA's shapes are a ViT's, too
             return Backbone(size, wanted, geometry.get("image", 224))
     raise DataError(f"--backbone={wanted}: holds no weights of a vit ({geometry}); set config.backbone yourself")
 

@@ -13,7 +13,7 @@ from tadjax.errors import DataError
 from tadjax.prepare.__main__ import main
 from tadjax.prepare.demo_videos import make_demo
 from tadjax.prepare.held_out import draw, worth
-from tadjax.prepare.own_config import Machine, config_text
+from tadjax.prepare.own_config import Machine, choose_backbone, config_text
 from tadjax.training.loop import train
 from tadjax.video.frames import VideoInfo
 from tadjax.workdir.checkpoint import METRIC
@@ -127,6 +127,10 @@ def test_a_folder_of_weights_says_what_its_backbone_is(tmp_path):
     config = written(tmp_path, backbone=str(tmp_path / "weights"))
     assert (config.backbone.size, config.backbone.image, config.backbone.weights) == ("demo", 64, f"{tmp_path}/weights")
     assert (config.window.size, config.window.short_side, config.head.width) == (64, 72, 128)
+    info["geometry"]["backbone"]["name"] = "vjepa2"  # of the same shapes
+    (tmp_path / "weights" / "weights.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match="holds no weights of a vit"):
+        choose_backbone(str(tmp_path / "weights"), CPU)
 
 
 @pytest.mark.slow
