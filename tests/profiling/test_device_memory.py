@@ -1,5 +1,6 @@
 """The count of what lies in a chip's memory, against the arrays that are alive in the training loop itself."""
 
+import gc
 import importlib
 
 import jax
@@ -39,6 +40,7 @@ class Seen:
     """The most that was alive in each moment of a run beyond what was before it."""
 
     def __init__(self, patch: pytest.MonkeyPatch, waiting: int):
+        gc.collect()  # what earlier tests left would go while this is counted
         self.before, self.most = alive_now(), dict.fromkeys(device_memory.MOMENTS, 0)
         seen = self
 
