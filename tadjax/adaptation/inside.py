@@ -58,7 +58,7 @@ def run(
 
     layers: the adapted layers, ascending, counted from 0 over all stages; `adapter_params`: see stacks.py.
     branch_scales: the draws of stochastic depth (`backbone.drop_path`); None for none. frozen: no gradient is wanted of
-    the backbone's own parameters (asked for, it is right, but slow).
+    the backbone's own parameters; if one is asked for nevertheless, it is right, but slow.
     """
     x, stages = backbone.embed(params, frames), backbone.stages(params)
     adapted = stacks.places(stacks.depths(stages), layers)
@@ -113,19 +113,23 @@ def _rolled_runs(depth: int, layers: list[int]) -> Iterator[tuple[int, int, bool
         yield members[0], len(members), has_adapter
 
 
+def clip_groups(clips: int, clips_per_group: int) -> int:
+    """How many groups the clips of a window make. ValueError if their number is not a multiple of clips_per_group."""
+    if clips % clips_per_group:
+        raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
+    return clips // clips_per_group
+
+
 def in_clip_groups(stage: Stage, clips_per_group: int) -> Callable:
     """The stage's block over groups of clips, one group after the other, each recomputed alone in the backward pass.
 
-    Raises ValueError if the window's clips are no whole number of groups.
+    Raises ValueError if the number of the window's clips is not a multiple of clips_per_group.
     """
     if not clips_per_group or not stage.clip_steps:
         return stage.block
 
     def grouped(params: Any, x: Any, scale: jax.Array | None) -> Any:
-        clips = feature_map(x).shape[1] // stage.clip_steps
-        if clips % clips_per_group:
-            raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
-        groups = clips // clips_per_group
+        groups = clip_groups(feature_map(x).shape[1] // stage.clip_steps, clips_per_group)
         of_clips = jax.tree.map(lambda a: split_groups(a, 1, groups), x)  # the map, and class tokens
         parts = (of_clips, None if scale is None else split_groups(scale, 2, groups))
         block = jax.checkpoint(lambda part: stage.block(params, *part))

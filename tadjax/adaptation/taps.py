@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from tadjax.adaptation import stacks
 from tadjax.adaptation.host_frames import HostFrames, on_device
-from tadjax.adaptation.inside import join_groups, part, pick_layer, split_groups
+from tadjax.adaptation.inside import clip_groups, join_groups, part, pick_layer, split_groups
 from tadjax.backbones.vit import Stage, feature_map
 
 STORAGES = ("store", "store_int8", "recompute", "offload")
@@ -114,11 +114,8 @@ def _groups(backbone: Any, params: Any, frames: jax.Array, clips_per_group: int)
     clip_steps = {stage.clip_steps for stage in backbone.stages(params)}
     if 0 in clip_steps:
         raise ValueError("clips_per_group: this backbone's layers see the whole window; it must be 0")
-    steps = jax.eval_shape(backbone.embed, params, jax.ShapeDtypeStruct(frames.shape, frames.dtype)).shape[1]
-    clips = steps // max(clip_steps)
-    if clips % clips_per_group:
-        raise ValueError(f"{clips} clips a window are no whole number of groups of {clips_per_group}")
-    return clips // clips_per_group
+    x = jax.eval_shape(backbone.embed, params, jax.ShapeDtypeStruct(frames.shape, frames.dtype))
+    return clip_groups(feature_map(x).shape[1] // max(clip_steps), clips_per_group)
 
 
 def _collector(backbone: Any, runs: list[_Run], tap: Tap, storage: str, groups: int, held: int) -> Callable:

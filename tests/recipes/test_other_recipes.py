@@ -138,6 +138,22 @@ def test_other_data_sets_have_slowfast(file, variant, size):
     assert config.adaptation.method == "tia"
 
 
+@pytest.mark.parametrize("word", ["vjepa2_g", "vjepa21_G", "internvideo2_1b", "videoprism_l"])
+@pytest.mark.parametrize("method", ["adatad", "side"])
+def test_vits_kin_has_gradients_clip_group_by_clip_group(word, method):
+    """Traced, at the twin's size; InternVideo2's stream is a pair, of which the groups of side asked for a shape."""
+    config = load(ROOT / "configs" / "thumos.py", f"{word},{method},tiny")
+    config.memory.clips_per_group = 1
+    localizer = build(config, 3, "cpu")
+    frames = jax.ShapeDtypeStruct((1, config.window.frames, *(config.window.size,) * 2, 3), jnp.uint8)
+    params = jax.eval_shape(localizer.init, jax.random.key(0))
+
+    def total(adapter, params, frames):
+        return localizer.steps({**params, "adapter": adapter}, frames).sum()
+
+    assert jax.eval_shape(jax.grad(total), params["adapter"], params, frames) == params["adapter"]
+
+
 @pytest.mark.parametrize("word", VIT_KIN)
 def test_words_of_vits_kin_are_adatads_settings_with_another_backbone(word):
     """In every file and with every method: nothing differs from the ViT's but the backbone, and what its memory and its
