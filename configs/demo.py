@@ -5,10 +5,10 @@
     python -m tadjax.main --config=configs/demo.py --workdir=runs/demo/adatad
     python -m tadjax.main --config=configs/demo.py:head_only --workdir=runs/demo/head_only
 
-Variants: head_only (frozen backbone, no adapters), side (AdaTAD-dagger) and losa, all else equal, but for LoSA's
-learning rate; tiny; and the two that python -m tadjax.demo --lofi compares: lofi (LoFi-E2E: the head's last stage on
-the features of an encoder trained at low fidelity) and acp (the same last stage on the features of the encoder as it
-was pre-trained); and i3d, AdaTAD on I3D with Kinetics' weights, which make real compares with random ones.
+Variants: head_only (frozen backbone, no adapters), side (AdaTAD-dagger) and losa, which differ in the method alone,
+LoSA also in the learning rate; tiny; lofi and acp, which python -m tadjax.demo --lofi compares (LoFi-E2E: the head's
+last stage on the features of an encoder trained at low fidelity; and the same stage on the features of the encoder as
+it was pre-trained); and i3d, AdaTAD on I3D, which make real trains from Kinetics' weights and from random ones.
 """
 
 from configs import common
@@ -38,7 +38,7 @@ def get_config(variant: str = ""):
     config.backbone.image = 64
     config.backbone.weights = "runs/demo/weights"
     config.backbone.drop_path = 0.0
-    config.memory.remat = "none"  # memory is no matter here, time is
+    config.memory.remat = "none"  # the model is small: nothing needs to be computed twice
 
     head = config.head
     head.width, head.max_length = 96, 128

@@ -18,11 +18,10 @@ tadjax real --video=FILE                                   which Kinetics action
 tadjax COMMAND --help says more. `python -m tadjax COMMAND` is the same.
 """
 
-import pathlib
 import runpy
 import sys
-from types import ModuleType
 
+from tadjax.config.recipes import make_importable
 from tadjax.errors import did_you_mean
 
 COMMANDS = {
@@ -52,18 +51,10 @@ def main() -> int:
         return 2
     module, *flags = COMMANDS[command]
     if module.startswith("convert."):
-        _make_converters_importable()
+        make_importable("convert")
     sys.argv = [f"tadjax {command}", *flags, *rest]
     runpy.run_module(module, run_name="__main__")
     return 0
-
-
-def _make_converters_importable() -> None:
-    """convert/ stands beside this package in a checkout, and inside it where it is installed."""
-    inside = pathlib.Path(__file__).parent / "convert"
-    package = ModuleType("convert")
-    package.__path__ = [str(inside if inside.exists() else inside.parents[1] / "convert")]
-    sys.modules["convert"] = package
 
 
 if __name__ == "__main__":

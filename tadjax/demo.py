@@ -52,16 +52,16 @@ def run(workdir: pathlib.Path) -> dict[str, float]:
     """Does it all; returns what metrics.json holds. A second call takes up where the first was stopped."""
     begin = time.monotonic()
     print(PLAN.format(workdir=workdir), file=sys.stderr)
-    _say("1 of 5: making the videos")
+    say("1 of 5: making the videos")
     data = make_demo(workdir / "data")
-    _say("2 of 5: pre-training the backbone")
+    say("2 of 5: pre-training the backbone")
     make_backbone(workdir / "weights")
     scores = {}
     for step, method, variant in ((3, "adatad", ""), (4, "head_only", "head_only")):
-        _say(f"{step} of 5: training {method}")
+        say(f"{step} of 5: training {method}")
         scores[method] = train(config_of(variant, data, workdir), workdir / method)
         _end_if_stopped()
-    _say("5 of 5: drawing")
+    say("5 of 5: drawing")
     draw(workdir / "adatad", data, workdir)
     metrics = {
         **scores["adatad"],
@@ -79,12 +79,12 @@ def compare_lofi(workdir: pathlib.Path) -> dict[str, list[float]]:
     """Average mAP of the same last stage, same seeds, on features of the encoder after LoFi-E2E ("lofi") and as it was
     pre-trained ("acp"); written to WORKDIR/lofi/comparison.json."""
     data = make_demo(workdir / "data")
-    _say("pre-training the backbone")
+    say("pre-training the backbone")
     make_backbone(workdir / "weights")
     scores: dict[str, list[float]] = {"lofi": [], "acp": []}
     for method, of_method in scores.items():
         for seed in SEEDS:
-            _say(f"{method}, seed {seed}")
+            say(f"{method}, seed {seed}")
             config = config_of(method, data, workdir)
             config.seed = seed
             metrics = train_stages(config, workdir / "lofi" / f"{method}_{seed}")
@@ -135,7 +135,7 @@ def _end_if_stopped() -> None:
         raise SystemExit(ending.INTERRUPTED if ending.asked() else 0)
 
 
-def _say(what: str) -> None:
+def say(what: str) -> None:
     print(f"-- {what}", file=sys.stderr, flush=True)
 
 

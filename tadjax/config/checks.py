@@ -117,9 +117,9 @@ def _type_problem(value: Any, field: Field) -> str | None:
     """What is wrong with the type, as the end of a sentence."""
     default = field.default
     if isinstance(default, bool) or isinstance(value, bool):
-        return None if isinstance(default, bool) and isinstance(value, bool) else f"must be {_kind(default)}"
+        return None if isinstance(default, bool) and isinstance(value, bool) else f"must be {field.kind}"
     if isinstance(default, (tuple, list)):
-        return None if isinstance(value, (tuple, list)) else "must be a tuple"
+        return None if isinstance(value, (tuple, list)) else f"must be {field.kind}"
     if isinstance(default, float):
         return None if is_number(value) else "must be a number"
     if isinstance(value, type(default)):
@@ -127,12 +127,7 @@ def _type_problem(value: Any, field: Field) -> str | None:
     if field.per_level and isinstance(value, (tuple, list)):
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         return None if whole else "must be an integer or a tuple of integers"
-    return f"must be {_kind(default)}"
-
-
-def _kind(default: Any) -> str:
-    kinds = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
-    return kinds.get(type(default), type(default).__name__)
+    return f"must be {field.kind}"
 
 
 def _disagreements(config: ConfigDict) -> Iterator[str]:

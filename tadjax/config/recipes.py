@@ -8,10 +8,10 @@ from types import ModuleType
 import tadjax
 
 
-def folder() -> pathlib.Path:
+def folder(name: str = "configs") -> pathlib.Path:
+    """configs/ or convert/: inside the installed package, beside it in a checkout."""
     package = pathlib.Path(tadjax.__file__).parent
-    checkout = package.parent / "configs"
-    return checkout if (checkout / "common.py").exists() else package / "configs"
+    return package / name if (package / name).exists() else package.parent / name
 
 
 def locate(config: str) -> str:
@@ -29,12 +29,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.py") if path.stem != "common")
 
 
-def make_importable() -> None:
-    """Makes `from configs import common` find the recipes, wherever the program was started."""
-    if "configs" not in sys.modules:
-        package = ModuleType("configs")
-        package.__path__ = [str(folder())]
-        sys.modules["configs"] = package
+def make_importable(name: str = "configs") -> None:
+    """Makes `from configs import common` find the recipes, wherever the program was started; `convert` likewise."""
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(folder(name))]
+        sys.modules[name] = package
 
 
 def shipped(name: str) -> ModuleType:

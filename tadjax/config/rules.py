@@ -39,6 +39,12 @@ class Field:
     per_level: bool = False
     may_change: bool = False
 
+    @property
+    def kind(self) -> str:
+        """The type of its values, as the end of a sentence."""
+        kinds = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+        return kinds.get(type(self.default), "a tuple")
+
 
 class Section:
     """Fields and sections by name; with `may_change`, all of them may change."""

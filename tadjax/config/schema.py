@@ -51,18 +51,14 @@ def _sections(section: Section = CONFIG, prefix: str = "", may_change: bool = Fa
             yield from _sections(inner, f"{prefix}{name}.", may_change)
 
 
-FIELDS: dict[str, Field] = {
-    f"{prefix}{name}": field
-    for prefix, section, _ in _sections()
-    for name, field in section.fields.items()
-    if isinstance(field, Field)
-}
-MAY_CHANGE = frozenset(
-    f"{prefix}{name}"
+_ALL = [
+    (f"{prefix}{name}", field, all_may or field.may_change)
     for prefix, section, all_may in _sections()
     for name, field in section.fields.items()
-    if all_may or field.may_change
-)
+    if isinstance(field, Field)
+]
+FIELDS: dict[str, Field] = {name: field for name, field, _ in _ALL}
+MAY_CHANGE = frozenset(name for name, _, may in _ALL if may)
 
 
 def defaults(section: Section = CONFIG) -> ConfigDict:
@@ -78,14 +74,10 @@ def page() -> str:
         lines += [*title, section.meaning, "", "| Field | Default | Must be | Meaning |", "|---|---|---|---|"]
         for name, field in section.fields.items():
             if isinstance(field, Field):
-                rule = field.rule.text if field.rule else _kind(field.default)
+                rule = field.rule.text if field.rule else field.kind
                 lines.append(f"| `{prefix}{name}` | `{field.default!r}` | {rule} | {field.meaning} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def _kind(default: object) -> str:
-    return {bool: "True or False", int: "an integer", float: "a number", str: "text"}.get(type(default), "a tuple")
 
 
 if __name__ == "__main__":
